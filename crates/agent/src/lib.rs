@@ -1,0 +1,3 @@
+//! The hands of one host: QEMU, limits, networks, disks.
+
+pub mod limits;
