@@ -30,8 +30,8 @@ pub use project::{Credits, Prices, Project, Quota, Role};
 pub use resources::{Accelerators, Element, InvalidAccelerator, Resources};
 pub use units::{BitsPerSecond, Bytes, BytesPerSecond, IoPerSecond, MilliCores, ParseUnitError};
 pub use vm::{
-    IllegalVmTransition, OnHostFailure, Placement, Power, RestartPolicy, Vm, VmEvent, VmPhase,
-    VmSpec,
+    DiskLocation, IllegalVmTransition, OnHostFailure, Placement, Power, RestartPolicy, Vm, VmEvent,
+    VmPhase, VmSpec,
 };
 
 /// An instant, printed as RFC 3339 in UTC.

@@ -235,6 +235,23 @@ pub struct Placement {
     pub since: Timestamp,
 }
 
+/// Where a VM's disk is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum DiskLocation {
+    /// On one host's own storage: the VM can start only there.
+    Host {
+        /// The host.
+        host: HostId,
+    },
+    /// In a shared pool: the VM can start on every host that has it.
+    Pool {
+        /// The pool.
+        pool: Name,
+    },
+}
+
 /// A VM as the manager keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -259,6 +276,9 @@ pub struct Vm {
     /// Where it is.
     #[serde(default)]
     pub placement: Option<Placement>,
+    /// Where its disk is, once a host has reported one: from then on no new one is made in its place.
+    #[serde(default)]
+    pub disk: Option<DiskLocation>,
     /// The policy with which it is placed; without, the cluster's.
     #[serde(default)]
     pub policy: Option<Policy>,
