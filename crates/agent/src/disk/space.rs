@@ -1,0 +1,48 @@
+//! How much room there is, and how much of it is spoken for.
+
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use nix::sys::statvfs::statvfs;
+use plimsoll_model::Bytes;
+
+use super::{DiskError, header};
+
+/// The room of a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpaceOnDisk {
+    /// Its size.
+    pub total: Bytes,
+    /// What this process may still write.
+    pub free: Bytes,
+}
+
+/// The room of the file system at a path; of its nearest parent where nothing is there yet.
+///
+/// # Errors
+/// [`DiskError::Space`].
+pub fn space_at(path: &Path) -> Result<SpaceOnDisk, DiskError> {
+    let existing = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let facts = statvfs(existing)
+        .map_err(|errno| DiskError::Space { path: path.to_owned(), source: errno.into() })?;
+    let bytes = |blocks: u64| Bytes(blocks.saturating_mul(facts.fragment_size()));
+    Ok(SpaceOnDisk { total: bytes(facts.blocks()), free: bytes(facts.blocks_available()) })
+}
+
+/// By how much all disks below a directory may still grow. A file that is no disk or just
+/// vanishes counts as nothing.
+pub(super) fn promised_growth(directory: &Path) -> Bytes {
+    let Ok(vms) = fs::read_dir(directory) else { return Bytes::ZERO };
+    vms.filter_map(Result::ok)
+        .filter_map(|vm| fs::read_dir(vm.path()).ok())
+        .flat_map(|files| files.filter_map(Result::ok))
+        .map(|file| file.path())
+        .filter(|path| is_disk(path))
+        .filter_map(|path| header::disk_facts(&path).ok())
+        .map(|facts| facts.virtual_size.saturating_sub(facts.allocated))
+        .sum()
+}
+
+fn is_disk(path: &PathBuf) -> bool {
+    Path::new(path).extension().is_some_and(|extension| extension == "qcow2")
+}
