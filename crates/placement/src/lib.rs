@@ -1,1 +1,32 @@
-//! .
+//! Decides where a VM goes, and says why.
+//!
+//! [`Cluster`] holds what is known: hosts, and which VM is promised what on which of them. It is
+//! told facts ([`Cluster::upsert_host`], [`Cluster::occupy`], [`Cluster::release`]) and asked
+//! questions ([`Cluster::decide`], [`Cluster::explain`], [`Cluster::decide_group`],
+//! [`Cluster::split_total`]); a question never changes an answer. The caller commits a [`Choice`]
+//! to its store and then states it as a fact with [`Cluster::occupy`].
+//!
+//! The crate is pure: no clock, no I/O, no randomness, no logging. The same facts and the same
+//! question give the same bytes on every machine, so that a decision can be replayed, and the
+//! manager, the simulator and the tests run the same code. How hosts are searched is hidden behind
+//! [`Cluster`]. The formulas, their sources and the tie-breaks are in `docs/algorithms.md`.
+//!
+//! Invariants, checked against an independent naive model by the property tests: a choice never
+//! takes a host over its capacity; every required rule holds, of the new VM and of those already
+//! placed; `explain` agrees with `decide`; `release` is the exact inverse of `occupy`.
+
+mod cluster;
+mod devices;
+mod explanation;
+mod group;
+mod request;
+mod split;
+
+pub use cluster::{Cluster, Occupied, OccupyError, Over, Placed, RemoveHostError};
+pub use devices::{DeviceShare, Devices, MAX_DEVICES};
+pub use explanation::{
+    Choice, Explanation, HostVerdict, Refusal, RefusalCount, Refusals, RefusedHost, Verdict,
+};
+pub use group::GroupRefusal;
+pub use request::{HostState, Request, Unschedulable};
+pub use split::{MAX_SPLIT, SplitLimits, SplitRefusal};
