@@ -1,14 +1,15 @@
-//! The facts and the questions.
+//! The facts: hosts, and which VM is where.
 
 use std::collections::BTreeMap;
 
-use plimsoll_model::{Element, HostId, Policy, Resources, VmId};
+use plimsoll_model::{Element, HostId, Resources, VmId};
 use thiserror::Error;
 
 use crate::{
     devices::Devices,
-    explanation::{Choice, Explanation, Refusals},
     request::{HostState, Request},
+    row::Row,
+    topology::{Groups, Topology},
 };
 
 /// A placed VM.
@@ -86,7 +87,11 @@ pub enum RemoveHostError {
 /// The hosts, and which VM is promised what on which of them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Cluster {
-    hosts: BTreeMap<HostId, HostState>,
+    /// By id, so that the first of equals has the lowest.
+    rows: Vec<Row>,
+    placed: BTreeMap<VmId, Placed>,
+    topology: Topology,
+    groups: Groups,
 }
 
 impl Cluster {
@@ -99,8 +104,26 @@ impl Cluster {
     /// States what a host is: a new one, or what changed about a known one. Its VMs stay placed,
     /// even where they no longer fit.
     pub fn upsert_host(&mut self, state: HostState) {
-        let _ = state;
-        todo!()
+        match self.find(state.id) {
+            Err(at) => {
+                let domains = self.topology.domains(&state, None);
+                self.rows.insert(at, Row::new(state, domains));
+            }
+            Ok(at) => {
+                let row = &self.rows[at];
+                let domains = self.topology.domains(&state, Some(&row.domains));
+                if domains == row.domains && state.capacity == row.detail.state.capacity {
+                    self.rows[at].set_state(state);
+                    return;
+                }
+                let vms = row.detail.vms.clone();
+                let moved: Vec<_> = vms.into_iter().filter_map(|vm| self.release(vm)).collect();
+                self.rows[at] = Row::new(state, domains);
+                for placed in moved {
+                    self.put(at, placed);
+                }
+            }
+        }
     }
 
     /// States that a host is gone for good.
@@ -108,46 +131,46 @@ impl Cluster {
     /// # Errors
     /// It is unknown, or VMs are placed on it.
     pub fn remove_host(&mut self, host: HostId) -> Result<HostState, RemoveHostError> {
-        let _ = host;
-        todo!()
+        let at = self.find(host).map_err(|_| RemoveHostError::Unknown { host })?;
+        match self.rows[at].detail.vms.len() {
+            0 => Ok(self.rows.remove(at).detail.state),
+            vms => Err(RemoveHostError::Occupied { host, vms }),
+        }
     }
 
     /// A host.
     #[must_use]
     pub fn host(&self, host: HostId) -> Option<&HostState> {
-        self.hosts.get(&host)
+        self.row(host).map(|row| &row.detail.state)
     }
 
     /// Every host, by id.
     pub fn hosts(&self) -> impl Iterator<Item = &HostState> {
-        self.hosts.values()
+        self.rows.iter().map(|row| &row.detail.state)
     }
 
     /// Where a VM is placed, with what.
     #[must_use]
     pub fn placed(&self, vm: VmId) -> Option<&Placed> {
-        let _ = vm;
-        todo!()
+        self.placed.get(&vm)
     }
 
     /// The VMs placed on a host, by id.
     pub fn vms_on(&self, host: HostId) -> impl Iterator<Item = VmId> {
-        let _ = host;
-        std::iter::empty()
+        self.row(host).into_iter().flat_map(|row| row.detail.vms.iter().copied())
     }
 
     /// What is committed of a host; nothing for an unknown one.
     #[must_use]
     pub fn committed(&self, host: HostId) -> Resources {
-        let _ = host;
-        todo!()
+        self.row(host).map(Row::committed).unwrap_or_default()
     }
 
-    /// What is free of a host: capacity minus what is committed, never below zero.
+    /// What is free of a host: capacity minus what is committed, never below zero; nothing for an
+    /// unknown one.
     #[must_use]
     pub fn free(&self, host: HostId) -> Resources {
-        let _ = host;
-        todo!()
+        self.row(host).map(Row::free).unwrap_or_default()
     }
 
     /// States that a VM is on a host, when loading or after a decision was committed. A fact is
@@ -157,11 +180,14 @@ impl Cluster {
     /// # Errors
     /// The host is unknown, or the VM is placed already; nothing has changed then.
     pub fn occupy(&mut self, host: HostId, request: &Request) -> Result<Occupied, OccupyError> {
-        let _ = (host, request);
-        todo!()
+        let at = self.find_for(host, request.vm)?;
+        let devices = self.rows[at].choose_devices(&request.demand);
+        Ok(self.put(at, Placed { host, request: request.clone(), devices }))
     }
 
     /// Like [`Self::occupy`], with the accelerator devices of an earlier choice or from the store.
+    /// Devices of models that the request does not ask for are left out, and no share is more than
+    /// its device.
     ///
     /// # Errors
     /// As for [`Self::occupy`].
@@ -171,30 +197,52 @@ impl Cluster {
         request: &Request,
         devices: &Devices,
     ) -> Result<Occupied, OccupyError> {
-        let _ = (host, request, devices);
-        todo!()
+        let at = self.find_for(host, request.vm)?;
+        let devices = devices.asked_for(&request.demand.accelerators);
+        Ok(self.put(at, Placed { host, request: request.clone(), devices }))
     }
 
-    /// States that a VM has left its place: the exact inverse of [`Self::occupy`]. None when it has
-    /// no place.
+    /// States that a VM has left its place: the exact inverse of [`Self::occupy`], which
+    /// [`Self::occupy_devices`] with what is returned undoes. None when it has no place.
     pub fn release(&mut self, vm: VmId) -> Option<Placed> {
-        let _ = vm;
-        todo!()
+        let placed = self.placed.remove(&vm)?;
+        if let Ok(at) = self.find(placed.host) {
+            self.rows[at].remove(&placed);
+            self.groups.remove(&placed.request, &self.rows[at].domains);
+        }
+        Some(placed)
     }
 
-    /// Chooses a host. A VM that is placed already is decided about as if it had left its place.
-    ///
-    /// # Errors
-    /// Every host is refused: for what, with numbers.
-    pub fn decide(&self, request: &Request, policy: Policy) -> Result<Choice, Refusals> {
-        let _ = (request, policy);
-        todo!()
+    fn put(&mut self, at: usize, placed: Placed) -> Occupied {
+        let row = &mut self.rows[at];
+        row.add(&placed);
+        self.groups.add(&placed.request, &row.domains);
+        let over = row.over(&placed.request.demand);
+        let devices = placed.devices.clone();
+        self.placed.insert(placed.request.vm, placed);
+        Occupied { devices, over }
     }
 
-    /// How every host does in the decision that [`Self::decide`] makes.
-    #[must_use]
-    pub fn explain(&self, request: &Request, policy: Policy) -> Explanation {
-        let _ = (request, policy);
-        todo!()
+    fn find(&self, host: HostId) -> Result<usize, usize> {
+        self.rows.binary_search_by_key(&host, |row| row.id)
+    }
+
+    fn find_for(&self, host: HostId, vm: VmId) -> Result<usize, OccupyError> {
+        if let Some(placed) = self.placed.get(&vm) {
+            return Err(OccupyError::AlreadyPlaced { vm, host: placed.host });
+        }
+        self.find(host).map_err(|_| OccupyError::UnknownHost { vm, host })
+    }
+
+    pub(crate) fn row(&self, host: HostId) -> Option<&Row> {
+        self.find(host).ok().map(|at| &self.rows[at])
+    }
+
+    pub(crate) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    pub(crate) const fn groups(&self) -> &Groups {
+        &self.groups
     }
 }

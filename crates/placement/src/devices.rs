@@ -6,7 +6,7 @@ use plimsoll_model::{Accelerators, Label};
 use serde::{Deserialize, Serialize};
 
 /// One device in thousandths of itself.
-pub const WHOLE: u64 = 1000;
+pub(crate) const WHOLE: u64 = 1000;
 
 /// The most devices of one model on one host that are told apart; a host that declares more is
 /// taken to have this many, so that a wrong declaration cannot exhaust the memory.
@@ -31,6 +31,18 @@ impl Devices {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Those of the models asked for, no share of more than a device.
+    pub(crate) fn asked_for(&self, accelerators: &Accelerators) -> Self {
+        let kept = demanded(accelerators).filter_map(|(model, _)| {
+            let mut shares = self.0.get(model)?.clone();
+            for share in &mut shares {
+                share.thousandths = share.thousandths.min(WHOLE);
+            }
+            Some((model.clone(), shares))
+        });
+        Self(kept.collect())
     }
 }
 
@@ -65,6 +77,12 @@ impl DevicePool {
     /// What is free in all.
     pub(crate) fn free(&self) -> u64 {
         (0..self.devices.len()).map(|device| self.free_of(device)).sum()
+    }
+
+    /// Whether more is promised than there is, of the model in all or of one device.
+    pub(crate) fn is_over(&self) -> bool {
+        self.committed > u128::from(self.capacity)
+            || (0..self.devices.len()).any(|device| self.devices[device] > self.size(device))
     }
 
     /// What is free on the emptiest device.

@@ -16,11 +16,16 @@
 //! placed; `explain` agrees with `decide`; `release` is the exact inverse of `occupy`.
 
 mod cluster;
+mod decide;
 mod devices;
 mod explanation;
+mod filter;
 mod group;
 mod request;
+mod row;
+mod score;
 mod split;
+mod topology;
 
 pub use cluster::{Cluster, Occupied, OccupyError, Over, Placed, RemoveHostError};
 pub use devices::{DeviceShare, Devices, MAX_DEVICES};

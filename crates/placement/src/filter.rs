@@ -1,0 +1,395 @@
+//! Which hosts can hold a request: a fixed list of filters, each of which says with numbers why
+//! not. The same code answers `decide`, which stops at the first reason and does not put it into
+//! words, and `explain`, which collects all of them.
+
+use std::ops::ControlFlow;
+
+use plimsoll_model::{Constraint, Element, ExclusiveAgainst, Label, Name, Rule, Scope, Strength};
+
+use crate::{
+    cluster::{Cluster, Placed},
+    devices::demanded,
+    explanation::Refusal,
+    request::Request,
+    row::{Row, SCALARS},
+    topology::{Counts, Domain, Domains, Group, Kind, index, required_group_rules},
+};
+
+/// A request with everything looked up that is the same for every host.
+pub(crate) struct Asked<'a> {
+    pub(crate) request: &'a Request,
+    pub(crate) need: [u64; SCALARS],
+    accelerators: Vec<(&'a Label, u64)>,
+    required: Vec<Clause<'a>>,
+    preferred: Vec<(Clause<'a>, &'a Constraint)>,
+    /// Required rules of placed VMs about groups to which this VM belongs.
+    of_placed: Vec<GroupClause<'a>>,
+    alone: bool,
+    /// Where the VM is now: that host as it would be without it.
+    own: Option<Box<Row>>,
+}
+
+/// One rule of the request.
+enum Clause<'a> {
+    Group(GroupClause<'a>),
+    Exclusive(ExclusiveAgainst),
+    HostLabel { key: &'a Label, values: &'a [Label] },
+}
+
+/// A rule about a group, with the counts that answer it.
+struct GroupClause<'a> {
+    kind: Kind,
+    group: &'a Name,
+    scope: Scope,
+    counts: &'a Counts,
+    /// The domain in which the VM itself is among those counted.
+    own: Option<Domain>,
+}
+
+impl GroupClause<'_> {
+    /// How many are in the host's domain.
+    fn here(&self, row: &Row) -> u32 {
+        let domain = row.domains[index(self.scope)];
+        self.counts.at(domain) - u32::from(self.own == Some(domain))
+    }
+
+    fn total(&self) -> u32 {
+        self.counts.total() - u32::from(self.own.is_some())
+    }
+
+    /// How many stand against this host; it breaks the rule if there are any.
+    fn against(&self, row: &Row) -> u32 {
+        match self.kind {
+            Kind::Near => self.total() - self.here(row),
+            Kind::Apart => self.here(row),
+        }
+    }
+}
+
+impl Clause<'_> {
+    fn is_broken(&self, asked: &Asked<'_>, row: &Row) -> bool {
+        match self {
+            Self::Group(clause) => clause.against(row) > 0,
+            Self::Exclusive(against) => row.company(asked.request).others(*against) > 0,
+            Self::HostLabel { key, values } => {
+                !row.detail.state.labels.get(*key).is_some_and(|has| values.contains(has))
+            }
+        }
+    }
+}
+
+impl<'a> Asked<'a> {
+    pub(crate) fn new(cluster: &'a Cluster, request: &'a Request) -> Self {
+        let own = cluster.placed(request.vm).and_then(|placed| {
+            let mut row = Box::new(cluster.row(placed.host)?.clone());
+            row.remove(placed);
+            Some((placed, row))
+        });
+        let known = own.as_ref().map(|(placed, row)| (*placed, row.domains));
+        let mut asked = Self {
+            request,
+            need: request.demand.scalars(),
+            accelerators: demanded(&request.demand.accelerators).collect(),
+            required: Vec::new(),
+            preferred: Vec::new(),
+            of_placed: Vec::new(),
+            alone: false,
+            own: None,
+        };
+        for constraint in &request.constraints {
+            let clause = match &constraint.rule {
+                Rule::Affinity { group, scope } => {
+                    cluster.members(request, known, Kind::Near, group, *scope)
+                }
+                Rule::AntiAffinity { group, scope } => {
+                    cluster.members(request, known, Kind::Apart, group, *scope)
+                }
+                Rule::Exclusive { against } => Some(Clause::Exclusive(*against)),
+                Rule::HostLabel { key, values } => Some(Clause::HostLabel { key, values }),
+            };
+            match (clause, constraint.strength) {
+                (Some(clause), Strength::Required) => {
+                    asked.alone |= matches!(clause, Clause::Exclusive(_));
+                    asked.required.push(clause);
+                }
+                (Some(clause), Strength::Preferred) => asked.preferred.push((clause, constraint)),
+                (None, _) => {}
+            }
+        }
+        for name in &request.groups {
+            if let Some(group) = cluster.groups().get(request.project, name) {
+                asked.add_placed(known, name, group);
+            }
+        }
+        asked.own = own.map(|(_, row)| row);
+        asked
+    }
+
+    fn add_placed(&mut self, known: Option<(&Placed, Domains)>, name: &'a Name, group: &'a Group) {
+        for (kind, all) in [(Kind::Near, &group.near), (Kind::Apart, &group.apart)] {
+            for scope in [Scope::Host, Scope::Rack, Scope::Zone] {
+                let counted = |placed: &Placed| {
+                    placed.request.project == self.request.project
+                        && required_group_rules(&placed.request)
+                            .any(|rule| rule == (kind, name, scope))
+                };
+                let own = known
+                    .filter(|(placed, _)| counted(placed))
+                    .map(|(_, domains)| domains[index(scope)]);
+                let counts = &all[index(scope)];
+                let clause = GroupClause { kind, group: name, scope, counts, own };
+                if clause.total() > 0 {
+                    self.of_placed.push(clause);
+                }
+            }
+        }
+    }
+
+    /// The host as it would be without the VM itself.
+    pub(crate) fn view<'r>(&'r self, row: &'r Row) -> &'r Row {
+        match &self.own {
+            Some(own) if own.id == row.id => own,
+            _ => row,
+        }
+    }
+
+    /// Whether the host can hold the request.
+    pub(crate) fn admits(&self, row: &Row) -> bool {
+        Filter::ALL
+            .into_iter()
+            .all(|filter| filter.check(self, row, |_| ControlFlow::Break(())).is_continue())
+    }
+
+    /// The first reason why the host cannot hold the request.
+    pub(crate) fn first_refusal(&self, row: &Row) -> Option<Refusal> {
+        let mut first = None;
+        for filter in Filter::ALL {
+            let result = filter.check(self, row, |refusal| {
+                first = Some(refusal());
+                ControlFlow::Break(())
+            });
+            if result.is_break() {
+                break;
+            }
+        }
+        first
+    }
+
+    /// Every reason why the host cannot hold the request.
+    pub(crate) fn refusals(&self, row: &Row) -> Vec<Refusal> {
+        let mut all = Vec::new();
+        for filter in Filter::ALL {
+            let _ = filter.check(self, row, |refusal| {
+                all.push(refusal());
+                ControlFlow::Continue(())
+            });
+        }
+        all
+    }
+
+    /// How many preferred rules the host breaks.
+    pub(crate) fn broken(&self, row: &Row) -> u32 {
+        let broken = self.preferred.iter().filter(|(clause, _)| clause.is_broken(self, row));
+        broken.fold(0, |count, _| count + 1)
+    }
+
+    /// The preferred rules that the host breaks.
+    pub(crate) fn broken_rules(&self, row: &Row) -> Vec<Constraint> {
+        let broken = self.preferred.iter().filter(|(clause, _)| clause.is_broken(self, row));
+        broken.map(|(_, constraint)| (*constraint).clone()).collect()
+    }
+}
+
+impl Cluster {
+    /// The clause of a rule about a group's members; none when no other member is placed.
+    fn members<'a>(
+        &'a self,
+        request: &'a Request,
+        known: Option<(&Placed, Domains)>,
+        kind: Kind,
+        group: &'a Name,
+        scope: Scope,
+    ) -> Option<Clause<'a>> {
+        let counts = &self.groups().get(request.project, group)?.members[index(scope)];
+        let own = known
+            .filter(|(placed, _)| {
+                placed.request.project == request.project && placed.request.groups.contains(group)
+            })
+            .map(|(_, domains)| domains[index(scope)]);
+        let clause = GroupClause { kind, group, scope, counts, own };
+        (clause.total() > 0).then_some(Clause::Group(clause))
+    }
+}
+
+/// One kind of reason to refuse a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filter {
+    Schedulable,
+    Pinned,
+    Pool,
+    Capacity,
+    HostLabel,
+    Affinity,
+    AntiAffinity,
+    Exclusive,
+}
+
+impl Filter {
+    /// In the order in which reasons are given: what an operator did, what the machine is, what is
+    /// left of it, what rules say.
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Schedulable,
+        Self::Pinned,
+        Self::Pool,
+        Self::Capacity,
+        Self::HostLabel,
+        Self::Affinity,
+        Self::AntiAffinity,
+        Self::Exclusive,
+    ];
+
+    /// Calls `refuse` for each reason that this filter finds, until it breaks. The reason is put
+    /// into words only if asked for.
+    fn check(
+        self,
+        asked: &Asked<'_>,
+        row: &Row,
+        mut refuse: impl FnMut(&dyn Fn() -> Refusal) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let request = asked.request;
+        match self {
+            Self::Schedulable if row.open => ControlFlow::Continue(()),
+            Self::Schedulable => match row.detail.state.unschedulable {
+                Some(state) => refuse(&|| Refusal::Unschedulable { state }),
+                None => ControlFlow::Continue(()),
+            },
+            Self::Pinned => match request.pinned_host {
+                Some(to) if to != row.id => refuse(&|| Refusal::Pinned { to }),
+                _ => ControlFlow::Continue(()),
+            },
+            Self::Pool => match &request.pool {
+                Some(need) if row.detail.state.pool.as_ref() != Some(need) => {
+                    let has = &row.detail.state.pool;
+                    refuse(&|| Refusal::Pool { need: need.clone(), has: has.clone() })
+                }
+                _ => ControlFlow::Continue(()),
+            },
+            Self::Capacity => capacity(asked, row, refuse),
+            Self::HostLabel => {
+                for clause in &asked.required {
+                    if let Clause::HostLabel { key, values } = clause
+                        && clause.is_broken(asked, row)
+                    {
+                        refuse(&|| Refusal::HostLabel {
+                            key: (*key).clone(),
+                            values: values.to_vec(),
+                            has: row.detail.state.labels.get(*key).cloned(),
+                        })?;
+                    }
+                }
+                ControlFlow::Continue(())
+            }
+            Self::Affinity => group(asked, row, Kind::Near, refuse),
+            Self::AntiAffinity => group(asked, row, Kind::Apart, refuse),
+            Self::Exclusive => exclusive(asked, row, refuse),
+        }
+    }
+}
+
+fn capacity(
+    asked: &Asked<'_>,
+    row: &Row,
+    mut refuse: impl FnMut(&dyn Fn() -> Refusal) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    for i in 0..SCALARS {
+        if asked.need[i] > row.free[i] && row.accounts(i) {
+            refuse(&|| Refusal::Insufficient {
+                element: Element::SCALARS[i].clone(),
+                need: asked.need[i],
+                free: row.free[i],
+                capacity: row.capacity[i],
+            })?;
+        }
+    }
+    for (model, need) in &asked.accelerators {
+        let pool = row.pool(model);
+        if pool.is_some_and(|pool| pool.fits(*need)) {
+            continue;
+        }
+        let (free, largest, capacity) =
+            pool.map_or((0, 0, 0), |pool| (pool.free(), pool.largest(), pool.capacity));
+        refuse(&|| {
+            let (model, need) = ((*model).clone(), *need);
+            if need > free {
+                Refusal::Insufficient { element: Element::Accelerator(model), need, free, capacity }
+            } else {
+                Refusal::Fragmented { model, need, free, largest }
+            }
+        })?;
+    }
+    ControlFlow::Continue(())
+}
+
+fn group(
+    asked: &Asked<'_>,
+    row: &Row,
+    kind: Kind,
+    mut refuse: impl FnMut(&dyn Fn() -> Refusal) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    for clause in &asked.required {
+        if let Clause::Group(clause) = clause
+            && clause.kind == kind
+            && clause.against(row) > 0
+        {
+            refuse(&|| {
+                let (group, scope, count) =
+                    (clause.group.clone(), clause.scope, clause.against(row));
+                match kind {
+                    Kind::Near => Refusal::Affinity { group, scope, elsewhere: count },
+                    Kind::Apart => Refusal::AntiAffinity { group, scope, members: count },
+                }
+            })?;
+        }
+    }
+    for clause in asked.of_placed.iter().filter(|clause| clause.kind == kind) {
+        if clause.against(row) > 0 {
+            refuse(&|| {
+                let (group, scope, count) =
+                    (clause.group.clone(), clause.scope, clause.against(row));
+                match kind {
+                    Kind::Near => Refusal::AffinityOfPlaced { group, scope, elsewhere: count },
+                    Kind::Apart => Refusal::AntiAffinityOfPlaced { group, scope, vms: count },
+                }
+            })?;
+        }
+    }
+    ControlFlow::Continue(())
+}
+
+fn exclusive(
+    asked: &Asked<'_>,
+    row: &Row,
+    mut refuse: impl FnMut(&dyn Fn() -> Refusal) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    if !asked.alone && row.keepers == 0 {
+        return ControlFlow::Continue(());
+    }
+    let company = row.company(asked.request);
+    for clause in &asked.required {
+        if let Clause::Exclusive(against) = clause
+            && company.others(*against) > 0
+        {
+            let (against, others) = (*against, company.others(*against));
+            refuse(&|| Refusal::Exclusive { against, others })?;
+        }
+    }
+    for (against, vms) in [
+        (ExclusiveAgainst::OtherProjects, company.project_keepers),
+        (ExclusiveAgainst::OtherApplications, company.application_keepers),
+    ] {
+        if vms > 0 {
+            refuse(&|| Refusal::ExclusiveOfPlaced { against, vms })?;
+        }
+    }
+    ControlFlow::Continue(())
+}

@@ -1,0 +1,324 @@
+//! One host as decisions read it: numbers first, the rest behind a pointer, so that a scan over
+//! many hosts touches little memory.
+
+use std::collections::BTreeSet;
+
+use plimsoll_model::{
+    Element, ExclusiveAgainst, HostId, Label, Name, ProjectId, Resources, Rule, Strength, VmId,
+};
+
+use crate::{
+    cluster::{Over, Placed},
+    devices::{DevicePool, Devices, demanded},
+    request::{HostState, Request},
+    topology::Domains,
+};
+
+/// How many scalar elements there are.
+pub(crate) const SCALARS: usize = Element::SCALARS.len();
+
+/// Elements of which a zero capacity means that the host does not account for them: anything may
+/// be asked of them. In the order of [`Element::SCALARS`]: the bandwidths and I/O rates.
+pub(crate) const MAY_BE_UNACCOUNTED: [bool; SCALARS] = [false, false, false, true, true, true];
+
+/// A host.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Row {
+    pub(crate) id: HostId,
+    pub(crate) domains: Domains,
+    /// Whether it takes new VMs.
+    pub(crate) open: bool,
+    /// VMs here that require to be alone in some way.
+    pub(crate) keepers: u32,
+    pub(crate) capacity: [u64; SCALARS],
+    pub(crate) free: [u64; SCALARS],
+    /// `free / capacity`; 0 where the capacity is 0.
+    pub(crate) free_share: [f64; SCALARS],
+    /// The mean free share over all elements of which the host has a capacity.
+    pub(crate) mean_free: f64,
+    pub(crate) detail: Box<Detail>,
+}
+
+/// What decisions seldom read.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Detail {
+    pub(crate) state: HostState,
+    /// Wider than a demand, so that whatever is stated can be taken back exactly.
+    pub(crate) committed: [u128; SCALARS],
+    /// By model; one of zero capacity is here only while something is committed of it.
+    pub(crate) pools: Vec<DevicePool>,
+    /// By project and application.
+    tenants: Vec<Tenant>,
+    pub(crate) vms: BTreeSet<VmId>,
+}
+
+/// The VMs of one application (or of none) of one project on one host.
+#[derive(Clone, Debug, PartialEq)]
+struct Tenant {
+    project: ProjectId,
+    application: Option<Name>,
+    vms: u32,
+    /// Of them, how many require that no other project is here.
+    project_keepers: u32,
+    /// Of them, how many require that no other application is here.
+    application_keepers: u32,
+}
+
+/// Who on a host is foreign to a VM.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Company {
+    /// VMs of other projects.
+    pub(crate) other_projects: u32,
+    /// VMs of other applications.
+    pub(crate) other_applications: u32,
+    /// VMs that do not tolerate its project.
+    pub(crate) project_keepers: u32,
+    /// VMs that do not tolerate its application.
+    pub(crate) application_keepers: u32,
+}
+
+impl Company {
+    pub(crate) const fn others(&self, against: ExclusiveAgainst) -> u32 {
+        match against {
+            ExclusiveAgainst::OtherProjects => self.other_projects,
+            ExclusiveAgainst::OtherApplications => self.other_applications,
+        }
+    }
+}
+
+/// Whether a VM requires to be alone.
+pub(crate) fn requires_alone(request: &Request, against: ExclusiveAgainst) -> bool {
+    request.constraints.iter().any(|constraint| {
+        constraint.strength == Strength::Required && constraint.rule == Rule::Exclusive { against }
+    })
+}
+
+impl Row {
+    pub(crate) fn new(state: HostState, domains: Domains) -> Self {
+        let pools = demanded(&state.capacity.accelerators)
+            .map(|(model, capacity)| DevicePool::new(model.clone(), capacity))
+            .collect();
+        let mut row = Self {
+            id: state.id,
+            domains,
+            open: state.unschedulable.is_none(),
+            keepers: 0,
+            capacity: state.capacity.scalars(),
+            free: [0; SCALARS],
+            free_share: [0.0; SCALARS],
+            mean_free: 0.0,
+            detail: Box::new(Detail {
+                state,
+                committed: [0; SCALARS],
+                pools,
+                tenants: Vec::new(),
+                vms: BTreeSet::new(),
+            }),
+        };
+        row.refresh();
+        row
+    }
+
+    /// States anew what the host is; its capacity is as before.
+    pub(crate) fn set_state(&mut self, state: HostState) {
+        self.open = state.unschedulable.is_none();
+        self.detail.state = state;
+    }
+
+    /// The devices that a demand gets here, by best fit.
+    pub(crate) fn choose_devices(&self, demand: &Resources) -> Devices {
+        let chosen = demanded(&demand.accelerators).filter_map(|(model, need)| {
+            let shares = self.pool(model)?.choose(need);
+            (!shares.is_empty()).then(|| (model.clone(), shares))
+        });
+        Devices(chosen.collect())
+    }
+
+    pub(crate) fn pool(&self, model: &Label) -> Option<&DevicePool> {
+        let pools = &self.detail.pools;
+        pools.binary_search_by(|pool| pool.model.cmp(model)).ok().map(|i| &pools[i])
+    }
+
+    /// Adds a VM, whether it fits or not.
+    pub(crate) fn add(&mut self, placed: &Placed) {
+        let request = &placed.request;
+        let detail = &mut *self.detail;
+        for (sum, demand) in detail.committed.iter_mut().zip(request.demand.scalars()) {
+            *sum += u128::from(demand);
+        }
+        for (model, need) in demanded(&request.demand.accelerators) {
+            let at = detail.pools.binary_search_by(|pool| pool.model.cmp(model));
+            let at = at.unwrap_or_else(|at| {
+                detail.pools.insert(at, DevicePool::new(model.clone(), 0));
+                at
+            });
+            let shares = placed.devices.0.get(model).map_or(&[][..], Vec::as_slice);
+            detail.pools[at].add(need, shares);
+        }
+        let at = detail.find_tenant(request).unwrap_or_else(|at| {
+            let tenant = Tenant {
+                project: request.project,
+                application: request.application.clone(),
+                vms: 0,
+                project_keepers: 0,
+                application_keepers: 0,
+            };
+            detail.tenants.insert(at, tenant);
+            at
+        });
+        let (project, application) = keeper(request);
+        let tenant = &mut detail.tenants[at];
+        tenant.vms += 1;
+        tenant.project_keepers += project;
+        tenant.application_keepers += application;
+        self.keepers += project + application;
+        detail.vms.insert(request.vm);
+        self.refresh();
+    }
+
+    /// The inverse of [`Self::add`].
+    pub(crate) fn remove(&mut self, placed: &Placed) {
+        let request = &placed.request;
+        let detail = &mut *self.detail;
+        if !detail.vms.remove(&request.vm) {
+            return;
+        }
+        for (sum, demand) in detail.committed.iter_mut().zip(request.demand.scalars()) {
+            *sum -= u128::from(demand);
+        }
+        for (model, need) in demanded(&request.demand.accelerators) {
+            if let Ok(at) = detail.pools.binary_search_by(|pool| pool.model.cmp(model)) {
+                let shares = placed.devices.0.get(model).map_or(&[][..], Vec::as_slice);
+                detail.pools[at].remove(need, shares);
+                if detail.pools[at].capacity == 0 && detail.pools[at].committed == 0 {
+                    detail.pools.remove(at);
+                }
+            }
+        }
+        if let Ok(at) = detail.find_tenant(request) {
+            let (project, application) = keeper(request);
+            let tenant = &mut detail.tenants[at];
+            tenant.vms -= 1;
+            tenant.project_keepers -= project;
+            tenant.application_keepers -= application;
+            self.keepers -= project + application;
+            if tenant.vms == 0 {
+                detail.tenants.remove(at);
+            }
+        }
+        self.refresh();
+    }
+
+    /// What of this VM's demand is over the host's capacity.
+    pub(crate) fn over(&self, demand: &Resources) -> Vec<Over> {
+        let mut over = Vec::new();
+        for (i, (element, need)) in Element::SCALARS.into_iter().zip(demand.scalars()).enumerate() {
+            let (committed, capacity) = (self.detail.committed[i], self.capacity[i]);
+            if need > 0 && self.accounts(i) && committed > u128::from(capacity) {
+                over.push(Over { element, committed: clamp(committed), capacity });
+            }
+        }
+        for (model, _) in demanded(&demand.accelerators) {
+            if let Some(pool) = self.pool(model)
+                && pool.is_over()
+            {
+                over.push(Over {
+                    element: Element::Accelerator(model.clone()),
+                    committed: clamp(pool.committed),
+                    capacity: pool.capacity,
+                });
+            }
+        }
+        over
+    }
+
+    /// Whether the host accounts for a scalar element.
+    pub(crate) const fn accounts(&self, element: usize) -> bool {
+        self.capacity[element] > 0 || !MAY_BE_UNACCOUNTED[element]
+    }
+
+    /// Who here is foreign to a VM.
+    pub(crate) fn company(&self, request: &Request) -> Company {
+        let mut company = Company::default();
+        for tenant in &self.detail.tenants {
+            let other_project = tenant.project != request.project;
+            if other_project {
+                company.other_projects += tenant.vms;
+                company.project_keepers += tenant.project_keepers;
+            }
+            // A VM without an application is an application of its own.
+            if other_project
+                || tenant.application.is_none()
+                || tenant.application != request.application
+            {
+                company.other_applications += tenant.vms;
+                company.application_keepers += tenant.application_keepers;
+            }
+        }
+        company
+    }
+
+    pub(crate) fn committed(&self) -> Resources {
+        let mut committed = Resources::from_scalars(self.detail.committed.map(clamp));
+        for pool in self.detail.pools.iter().filter(|pool| pool.committed > 0) {
+            committed.accelerators.0.insert(pool.model.clone(), clamp(pool.committed));
+        }
+        committed
+    }
+
+    pub(crate) fn free(&self) -> Resources {
+        let mut free = Resources::from_scalars(self.free);
+        for pool in &self.detail.pools {
+            if pool.free() > 0 {
+                free.accelerators.0.insert(pool.model.clone(), pool.free());
+            }
+        }
+        free
+    }
+
+    /// Recomputes what is derived. Always from the exact sums, so that taking a VM back restores
+    /// the same floating-point numbers.
+    fn refresh(&mut self) {
+        let (mut sum, mut elements) = (0.0, 0_u32);
+        for i in 0..SCALARS {
+            self.free[i] = self.capacity[i].saturating_sub(clamp(self.detail.committed[i]));
+            if self.capacity[i] > 0 {
+                self.free_share[i] = share(self.free[i], self.capacity[i]);
+                sum += self.free_share[i];
+                elements += 1;
+            }
+        }
+        for pool in self.detail.pools.iter().filter(|pool| pool.capacity > 0) {
+            sum += share(pool.free(), pool.capacity);
+            elements += 1;
+        }
+        self.mean_free = if elements == 0 { 0.0 } else { sum / f64::from(elements) };
+    }
+}
+
+impl Detail {
+    fn find_tenant(&self, request: &Request) -> Result<usize, usize> {
+        self.tenants.binary_search_by(|tenant| {
+            let order = tenant.project.cmp(&request.project);
+            order.then_with(|| tenant.application.cmp(&request.application))
+        })
+    }
+}
+
+/// Whether a VM keeps other projects, and other applications, away.
+fn keeper(request: &Request) -> (u32, u32) {
+    (
+        u32::from(requires_alone(request, ExclusiveAgainst::OtherProjects)),
+        u32::from(requires_alone(request, ExclusiveAgainst::OtherApplications)),
+    )
+}
+
+/// One amount as a share of another that is not zero. Both are rounded to 53 bits first, which
+/// every machine does alike.
+pub(crate) fn share(amount: u64, of: u64) -> f64 {
+    amount as f64 / of as f64
+}
+
+fn clamp(amount: u128) -> u64 {
+    u64::try_from(amount).unwrap_or(u64::MAX)
+}

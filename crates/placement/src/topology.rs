@@ -1,0 +1,194 @@
+//! Which hosts are near to each other, and how many of a placement group are where.
+//!
+//! A *domain* is one host, one rack or one zone, as a small number. Each host lies in one domain
+//! per scope; a host without a rack is the only one in its rack, hosts without a zone share one.
+//! Rules about groups are then answered by counts per domain, without looking at single VMs.
+
+use std::collections::BTreeMap;
+
+use plimsoll_model::{Label, Name, ProjectId, Rule, Scope, Strength};
+
+use crate::request::{HostState, Request};
+
+/// One host, rack or zone.
+pub(crate) type Domain = u32;
+
+/// A host's domain in each scope, by [`index`].
+pub(crate) type Domains = [Domain; 3];
+
+/// The place of a scope in [`Domains`].
+pub(crate) const fn index(scope: Scope) -> usize {
+    match scope {
+        Scope::Host => 0,
+        Scope::Rack => 1,
+        Scope::Zone => 2,
+    }
+}
+
+/// Numbers the domains.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Topology {
+    next: Domain,
+    racks: BTreeMap<(Option<Label>, Label), Domain>,
+    zones: BTreeMap<Option<Label>, Domain>,
+}
+
+impl Topology {
+    /// The domains of a host; one that was known keeps its own domain.
+    pub(crate) fn domains(&mut self, state: &HostState, known: Option<&Domains>) -> Domains {
+        let host = known.map_or_else(|| Self::number(&mut self.next), |domains| domains[0]);
+        let rack = state.rack.as_ref().map_or(host, |rack| {
+            *self
+                .racks
+                .entry((state.zone.clone(), rack.clone()))
+                .or_insert_with(|| Self::number(&mut self.next))
+        });
+        let zone =
+            *self.zones.entry(state.zone.clone()).or_insert_with(|| Self::number(&mut self.next));
+        [host, rack, zone]
+    }
+
+    const fn number(next: &mut Domain) -> Domain {
+        let number = *next;
+        *next += 1;
+        number
+    }
+}
+
+/// How many of something are in each domain of one scope.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Counts {
+    total: u32,
+    at: BTreeMap<Domain, u32>,
+}
+
+impl Counts {
+    pub(crate) const fn total(&self) -> u32 {
+        self.total
+    }
+
+    pub(crate) fn at(&self, domain: Domain) -> u32 {
+        self.at.get(&domain).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, domain: Domain) {
+        self.total += 1;
+        *self.at.entry(domain).or_insert(0) += 1;
+    }
+
+    fn remove(&mut self, domain: Domain) {
+        if let Some(count) = self.at.get_mut(&domain) {
+            *count -= 1;
+            self.total -= 1;
+            if *count == 0 {
+                self.at.remove(&domain);
+            }
+        }
+    }
+}
+
+/// What is known of one placement group of one project, by scope.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Group {
+    /// Its placed members.
+    pub(crate) members: [Counts; 3],
+    /// Placed VMs that require to be near to its members.
+    pub(crate) near: [Counts; 3],
+    /// Placed VMs that require to be away from its members.
+    pub(crate) apart: [Counts; 3],
+}
+
+impl Group {
+    fn is_empty(&self) -> bool {
+        [&self.members, &self.near, &self.apart]
+            .into_iter()
+            .all(|counts| counts.iter().all(|count| count.total == 0))
+    }
+}
+
+/// Every placement group of which a member, or a VM with a rule about it, is placed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Groups(BTreeMap<ProjectId, BTreeMap<Name, Group>>);
+
+impl Groups {
+    pub(crate) fn get(&self, project: ProjectId, group: &Name) -> Option<&Group> {
+        self.0.get(&project)?.get(group)
+    }
+
+    /// Counts a VM that comes to the host with these domains.
+    pub(crate) fn add(&mut self, request: &Request, domains: &Domains) {
+        self.change(request, |counts, scope| counts.add(domains[scope]));
+    }
+
+    /// The inverse of [`Self::add`].
+    pub(crate) fn remove(&mut self, request: &Request, domains: &Domains) {
+        self.change(request, |counts, scope| counts.remove(domains[scope]));
+        if let Some(groups) = self.0.get_mut(&request.project) {
+            groups.retain(|name, group| !concerns(request, name) || !group.is_empty());
+            if groups.is_empty() {
+                self.0.remove(&request.project);
+            }
+        }
+    }
+
+    fn change(&mut self, request: &Request, mut change: impl FnMut(&mut Counts, usize)) {
+        if request.groups.is_empty() && request.constraints.is_empty() {
+            return;
+        }
+        let groups = self.0.entry(request.project).or_default();
+        for name in &request.groups {
+            let group = entry(groups, name);
+            for (scope, counts) in group.members.iter_mut().enumerate() {
+                change(counts, scope);
+            }
+        }
+        for (kind, name, scope) in required_group_rules(request) {
+            let group = entry(groups, name);
+            let counts = match kind {
+                Kind::Near => &mut group.near,
+                Kind::Apart => &mut group.apart,
+            };
+            change(&mut counts[index(scope)], index(scope));
+        }
+        if groups.is_empty() {
+            self.0.remove(&request.project);
+        }
+    }
+}
+
+fn entry<'a>(groups: &'a mut BTreeMap<Name, Group>, name: &Name) -> &'a mut Group {
+    if !groups.contains_key(name) {
+        groups.insert(name.clone(), Group::default());
+    }
+    groups.get_mut(name).expect("it was inserted above")
+}
+
+/// Whether a VM is counted in a group.
+fn concerns(request: &Request, group: &Name) -> bool {
+    request.groups.contains(group)
+        || required_group_rules(request).any(|(_, name, _)| name == group)
+}
+
+/// The direction of a rule about a group.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Near,
+    Apart,
+}
+
+/// A VM's required rules about groups; a rule that is stated twice counts once.
+pub(crate) fn required_group_rules(
+    request: &Request,
+) -> impl Iterator<Item = (Kind, &Name, Scope)> {
+    let all = &request.constraints;
+    all.iter()
+        .enumerate()
+        .filter(|(i, rule)| {
+            rule.strength == Strength::Required && !all[..*i].iter().any(|other| other == *rule)
+        })
+        .filter_map(|(_, constraint)| match &constraint.rule {
+            Rule::Affinity { group, scope } => Some((Kind::Near, group, *scope)),
+            Rule::AntiAffinity { group, scope } => Some((Kind::Apart, group, *scope)),
+            Rule::Exclusive { .. } | Rule::HostLabel { .. } => None,
+        })
+}
