@@ -20,6 +20,7 @@
 pub mod cpus;
 pub mod exec;
 pub mod facts;
+pub mod grow;
 pub mod notice;
 pub mod port;
 pub mod power;

@@ -7,16 +7,19 @@ use std::time::Duration;
 
 use plimsoll_guest::session::{OnHangup, ServeError, Settings, serve};
 use plimsoll_guest::system::System;
-use plimsoll_guest::{VERSION, port};
+use plimsoll_guest::{VERSION, grow, port};
 
 const HELP: &str = "\
 Usage: plimsoll-guest [--port PATH] [--heartbeat-ms N]
+       plimsoll-guest --grow MOUNTPOINT
 
 The agent inside a Plimsoll virtual machine. Serves the host on the virtio-serial
 port org.plimsoll.guest.0 until it is killed.
 
   --port PATH        device file of the port, instead of finding it by its name
   --heartbeat-ms N   time between two heartbeats, 100 to 60000 (default 2000)
+  --grow MOUNTPOINT  grow the ext4 file system mounted there to its disk's size,
+                     and do nothing else
   --version          print the version
   --help             print this
 ";
@@ -27,6 +30,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 struct Arguments {
     port: Option<PathBuf>,
     heartbeat: Duration,
+    grow: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -38,10 +42,14 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(&arguments) {
+    let result = match &arguments.grow {
+        Some(path) => grow::grow(&System::default(), path).map_err(|error| chain(&error)),
+        None => run(&arguments).map_err(|error| chain(&error)),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            log(&chain(&error));
+        Err(message) => {
+            log(&message);
             ExitCode::FAILURE
         }
     }
@@ -72,10 +80,11 @@ fn run(arguments: &Arguments) -> Result<(), ServeError> {
 
 /// The arguments; `None` if only a text was asked for, which is printed.
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Arguments>, String> {
-    let mut parsed = Arguments { port: None, heartbeat: Duration::from_secs(2) };
+    let mut parsed = Arguments { port: None, heartbeat: Duration::from_secs(2), grow: None };
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--port" => parsed.port = Some(arguments.next().ok_or(argument)?.into()),
+            "--grow" => parsed.grow = Some(arguments.next().ok_or(argument)?.into()),
             "--heartbeat-ms" => {
                 let number = arguments.next().and_then(|text| text.parse().ok());
                 let number = number.filter(|number| (100..=60_000).contains(number));
