@@ -6,9 +6,17 @@
 //! feature `openapi` derives schemas, `client` adds a typed HTTP client.
 
 pub mod agent;
+#[cfg(feature = "client")]
+pub mod client;
 pub mod cluster;
 pub mod error;
 pub mod guest;
+pub mod join_token;
+#[cfg(feature = "client")]
+pub mod tls;
 pub mod v1;
 
+#[cfg(feature = "client")]
+pub use client::{AgentClient, Client, ClientError, ClusterClient};
 pub use error::{ErrorBody, ErrorCode};
+pub use join_token::JoinToken;
