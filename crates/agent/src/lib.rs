@@ -3,3 +3,4 @@
 pub mod command;
 pub mod disk;
 pub mod limits;
+pub mod net;

@@ -1,6 +1,6 @@
 //! How much room there is, and how much of it is spoken for.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fs_err as fs;
 use nix::sys::statvfs::statvfs;
@@ -37,12 +37,8 @@ pub(super) fn promised_growth(directory: &Path) -> Bytes {
         .filter_map(|vm| fs::read_dir(vm.path()).ok())
         .flat_map(|files| files.filter_map(Result::ok))
         .map(|file| file.path())
-        .filter(|path| is_disk(path))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "qcow2"))
         .filter_map(|path| header::disk_facts(&path).ok())
         .map(|facts| facts.virtual_size.saturating_sub(facts.allocated))
         .sum()
-}
-
-fn is_disk(path: &PathBuf) -> bool {
-    Path::new(path).extension().is_some_and(|extension| extension == "qcow2")
 }
