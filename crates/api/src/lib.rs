@@ -9,6 +9,7 @@ pub mod agent;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod cluster;
+pub mod doctor;
 pub mod error;
 pub mod guest;
 pub mod join_token;
