@@ -29,11 +29,12 @@ pub struct Placed {
 pub struct Occupied {
     /// The accelerator devices that it has.
     pub devices: Devices,
-    /// The elements of which more is now committed than the host has; empty when all is well.
+    /// The elements of the VM's demand of which more is now committed than the host has, or than a
+    /// device of the VM has; empty when all is well.
     pub over: Vec<Over>,
 }
 
-/// An element of which more is committed than a host has, in the element's base unit.
+/// An element of which more is committed than there is, in the element's base unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Over {
     /// The element.
@@ -120,7 +121,7 @@ impl Cluster {
                 let moved: Vec<_> = vms.into_iter().filter_map(|vm| self.release(vm)).collect();
                 self.rows[at] = Row::new(state, domains);
                 for placed in moved {
-                    self.put(at, placed);
+                    let _ = self.put(at, placed);
                 }
             }
         }
@@ -213,11 +214,18 @@ impl Cluster {
         Some(placed)
     }
 
+    /// Puts back what [`Self::release`] took, exactly.
+    pub(crate) fn restore(&mut self, placed: Placed) {
+        if let Ok(at) = self.find(placed.host) {
+            let _ = self.put(at, placed);
+        }
+    }
+
     fn put(&mut self, at: usize, placed: Placed) -> Occupied {
         let row = &mut self.rows[at];
         row.add(&placed);
         self.groups.add(&placed.request, &row.domains);
-        let over = row.over(&placed.request.demand);
+        let over = row.over(&placed);
         let devices = placed.devices.clone();
         self.placed.insert(placed.request.vm, placed);
         Occupied { devices, over }

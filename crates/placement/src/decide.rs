@@ -47,6 +47,11 @@ impl<'a> Candidate<'a> {
     }
 }
 
+/// A number of hosts; host ids are 32 bits wide.
+pub(crate) fn count(hosts: usize) -> u32 {
+    u32::try_from(hosts).unwrap_or(u32::MAX)
+}
+
 impl Cluster {
     /// Chooses a host. A VM that is placed already is decided about as if it had left its place.
     ///
@@ -79,12 +84,10 @@ impl Cluster {
     pub fn explain(&self, request: &Request, policy: Policy) -> Explanation {
         let asked = Asked::new(self, request);
         let ranked = self.ranked(&asked, policy);
-        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let refused = count(self.rows().len() - ranked.len());
         let choice =
             ranked.first().map(|best| best.choice(request, policy, count(ranked.len()), refused));
-        let mut ranks: Vec<_> =
-            ranked.iter().enumerate().map(|(i, candidate)| (i, candidate)).collect();
+        let mut ranks: Vec<_> = ranked.iter().enumerate().collect();
         ranks.sort_by_key(|(_, candidate)| candidate.row.id);
         let mut ranks = ranks.into_iter().peekable();
         let hosts = self.rows().iter().map(|row| {

@@ -33,6 +33,12 @@ impl Devices {
         self.0.is_empty()
     }
 
+    /// The shares of devices of one model.
+    #[must_use]
+    pub fn of(&self, model: &Label) -> &[DeviceShare] {
+        self.0.get(model).map_or(&[], Vec::as_slice)
+    }
+
     /// Those of the models asked for, no share of more than a device.
     pub(crate) fn asked_for(&self, accelerators: &Accelerators) -> Self {
         let kept = demanded(accelerators).filter_map(|(model, _)| {
@@ -79,10 +85,15 @@ impl DevicePool {
         (0..self.devices.len()).map(|device| self.free_of(device)).sum()
     }
 
-    /// Whether more is promised than there is, of the model in all or of one device.
-    pub(crate) fn is_over(&self) -> bool {
-        self.committed > u128::from(self.capacity)
-            || (0..self.devices.len()).any(|device| self.devices[device] > self.size(device))
+    /// Whether a VM with this need is not on devices for all of it, or one of its devices is
+    /// promised more than once over.
+    pub(crate) fn is_over(&self, need: u64, shares: &[DeviceShare]) -> bool {
+        let placed: u64 = shares.iter().map(|share| share.thousandths).sum();
+        placed < need
+            || shares.iter().any(|share| {
+                let device = share.device as usize;
+                self.devices.get(device).is_none_or(|used| *used > self.size(device))
+            })
     }
 
     /// What is free on the emptiest device.

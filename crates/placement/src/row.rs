@@ -152,7 +152,7 @@ impl Row {
                 detail.pools.insert(at, DevicePool::new(model.clone(), 0));
                 at
             });
-            let shares = placed.devices.0.get(model).map_or(&[][..], Vec::as_slice);
+            let shares = placed.devices.of(model);
             detail.pools[at].add(need, shares);
         }
         let at = detail.find_tenant(request).unwrap_or_else(|at| {
@@ -188,7 +188,7 @@ impl Row {
         }
         for (model, need) in demanded(&request.demand.accelerators) {
             if let Ok(at) = detail.pools.binary_search_by(|pool| pool.model.cmp(model)) {
-                let shares = placed.devices.0.get(model).map_or(&[][..], Vec::as_slice);
+                let shares = placed.devices.of(model);
                 detail.pools[at].remove(need, shares);
                 if detail.pools[at].capacity == 0 && detail.pools[at].committed == 0 {
                     detail.pools.remove(at);
@@ -210,7 +210,8 @@ impl Row {
     }
 
     /// What of this VM's demand is over the host's capacity.
-    pub(crate) fn over(&self, demand: &Resources) -> Vec<Over> {
+    pub(crate) fn over(&self, placed: &Placed) -> Vec<Over> {
+        let demand = &placed.request.demand;
         let mut over = Vec::new();
         for (i, (element, need)) in Element::SCALARS.into_iter().zip(demand.scalars()).enumerate() {
             let (committed, capacity) = (self.detail.committed[i], self.capacity[i]);
@@ -218,9 +219,9 @@ impl Row {
                 over.push(Over { element, committed: clamp(committed), capacity });
             }
         }
-        for (model, _) in demanded(&demand.accelerators) {
+        for (model, need) in demanded(&demand.accelerators) {
             if let Some(pool) = self.pool(model)
-                && pool.is_over()
+                && pool.is_over(need, placed.devices.of(model))
             {
                 over.push(Over {
                     element: Element::Accelerator(model.clone()),
@@ -235,6 +236,15 @@ impl Row {
     /// Whether the host accounts for a scalar element.
     pub(crate) const fn accounts(&self, element: usize) -> bool {
         self.capacity[element] > 0 || !MAY_BE_UNACCOUNTED[element]
+    }
+
+    /// What a request can get of an element: anything, where the host does not account for it.
+    pub(crate) fn free_for(&self, element: &Element) -> u64 {
+        if let Element::Accelerator(model) = element {
+            return self.pool(model).map_or(0, DevicePool::free);
+        }
+        let scalar = Element::SCALARS.iter().position(|scalar| scalar == element);
+        scalar.map_or(0, |i| if self.accounts(i) { self.free[i] } else { u64::MAX })
     }
 
     /// Who here is foreign to a VM.
