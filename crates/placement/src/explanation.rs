@@ -126,7 +126,7 @@ impl fmt::Display for Refusal {
             Self::Pool { need, has: None } => write!(f, "needs storage pool {need}, has none"),
             Self::Insufficient { element, need, free, capacity } => write!(
                 f,
-                "insufficient {element}: needs {}, {} of {} free",
+                "insufficient {element}: needs {}, {} free of {}",
                 element.print(*need),
                 element.print(*free),
                 element.print(*capacity)

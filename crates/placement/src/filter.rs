@@ -155,35 +155,26 @@ impl<'a> Asked<'a> {
 
     /// Whether the host can hold the request.
     pub(crate) fn admits(&self, row: &Row) -> bool {
-        Filter::ALL
-            .into_iter()
-            .all(|filter| filter.check(self, row, |_| ControlFlow::Break(())).is_continue())
+        check(self, row, &mut |_: Words<'_>| ControlFlow::Break(())).is_continue()
     }
 
     /// The first reason why the host cannot hold the request.
     pub(crate) fn first_refusal(&self, row: &Row) -> Option<Refusal> {
         let mut first = None;
-        for filter in Filter::ALL {
-            let result = filter.check(self, row, |refusal| {
-                first = Some(refusal());
-                ControlFlow::Break(())
-            });
-            if result.is_break() {
-                break;
-            }
-        }
+        let _ = check(self, row, &mut |refusal: Words<'_>| {
+            first = Some(refusal());
+            ControlFlow::Break(())
+        });
         first
     }
 
     /// Every reason why the host cannot hold the request.
     pub(crate) fn refusals(&self, row: &Row) -> Vec<Refusal> {
         let mut all = Vec::new();
-        for filter in Filter::ALL {
-            let _ = filter.check(self, row, |refusal| {
-                all.push(refusal());
-                ControlFlow::Continue(())
-            });
-        }
+        let _ = check(self, row, &mut |refusal: Words<'_>| {
+            all.push(refusal());
+            ControlFlow::Continue(())
+        });
         all
     }
 
@@ -221,85 +212,87 @@ impl Cluster {
     }
 }
 
-/// One kind of reason to refuse a host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Filter {
-    Schedulable,
-    Pinned,
-    Pool,
-    Capacity,
-    HostLabel,
-    Affinity,
-    AntiAffinity,
-    Exclusive,
+/// Puts a reason into words; called only by who wants to read it.
+type Words<'a> = &'a dyn Fn() -> Refusal;
+
+/// Every filter, in the order in which reasons are given: what an operator did, what the machine
+/// is, what is left of it, what rules say. Each calls `refuse` for each reason that it finds, until
+/// that breaks.
+fn check(
+    asked: &Asked<'_>,
+    row: &Row,
+    refuse: &mut impl FnMut(Words<'_>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    schedulable(row, refuse)?;
+    pinned(asked, row, refuse)?;
+    pool(asked, row, refuse)?;
+    capacity(asked, row, refuse)?;
+    host_label(asked, row, refuse)?;
+    group(asked, row, Kind::Near, refuse)?;
+    group(asked, row, Kind::Apart, refuse)?;
+    exclusive(asked, row, refuse)
 }
 
-impl Filter {
-    /// In the order in which reasons are given: what an operator did, what the machine is, what is
-    /// left of it, what rules say.
-    pub(crate) const ALL: [Self; 8] = [
-        Self::Schedulable,
-        Self::Pinned,
-        Self::Pool,
-        Self::Capacity,
-        Self::HostLabel,
-        Self::Affinity,
-        Self::AntiAffinity,
-        Self::Exclusive,
-    ];
+fn schedulable(
+    row: &Row,
+    refuse: &mut impl FnMut(Words<'_>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    if row.open {
+        return ControlFlow::Continue(());
+    }
+    match row.detail.state.unschedulable {
+        Some(state) => refuse(&|| Refusal::Unschedulable { state }),
+        None => ControlFlow::Continue(()),
+    }
+}
 
-    /// Calls `refuse` for each reason that this filter finds, until it breaks. The reason is put
-    /// into words only if asked for.
-    fn check(
-        self,
-        asked: &Asked<'_>,
-        row: &Row,
-        mut refuse: impl FnMut(&dyn Fn() -> Refusal) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        let request = asked.request;
-        match self {
-            Self::Schedulable if row.open => ControlFlow::Continue(()),
-            Self::Schedulable => match row.detail.state.unschedulable {
-                Some(state) => refuse(&|| Refusal::Unschedulable { state }),
-                None => ControlFlow::Continue(()),
-            },
-            Self::Pinned => match request.pinned_host {
-                Some(to) if to != row.id => refuse(&|| Refusal::Pinned { to }),
-                _ => ControlFlow::Continue(()),
-            },
-            Self::Pool => match &request.pool {
-                Some(need) if row.detail.state.pool.as_ref() != Some(need) => {
-                    let has = &row.detail.state.pool;
-                    refuse(&|| Refusal::Pool { need: need.clone(), has: has.clone() })
-                }
-                _ => ControlFlow::Continue(()),
-            },
-            Self::Capacity => capacity(asked, row, refuse),
-            Self::HostLabel => {
-                for clause in &asked.required {
-                    if let Clause::HostLabel { key, values } = clause
-                        && clause.is_broken(asked, row)
-                    {
-                        refuse(&|| Refusal::HostLabel {
-                            key: (*key).clone(),
-                            values: values.to_vec(),
-                            has: row.detail.state.labels.get(*key).cloned(),
-                        })?;
-                    }
-                }
-                ControlFlow::Continue(())
-            }
-            Self::Affinity => group(asked, row, Kind::Near, refuse),
-            Self::AntiAffinity => group(asked, row, Kind::Apart, refuse),
-            Self::Exclusive => exclusive(asked, row, refuse),
+fn pinned(
+    asked: &Asked<'_>,
+    row: &Row,
+    refuse: &mut impl FnMut(Words<'_>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    match asked.request.pinned_host {
+        Some(to) if to != row.id => refuse(&|| Refusal::Pinned { to }),
+        _ => ControlFlow::Continue(()),
+    }
+}
+
+fn pool(
+    asked: &Asked<'_>,
+    row: &Row,
+    refuse: &mut impl FnMut(Words<'_>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    let Some(need) = &asked.request.pool else { return ControlFlow::Continue(()) };
+    let has = &row.detail.state.pool;
+    if has.as_ref() == Some(need) {
+        return ControlFlow::Continue(());
+    }
+    refuse(&|| Refusal::Pool { need: need.clone(), has: has.clone() })
+}
+
+fn host_label(
+    asked: &Asked<'_>,
+    row: &Row,
+    refuse: &mut impl FnMut(Words<'_>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    for clause in &asked.required {
+        if let Clause::HostLabel { key, values } = clause
+            && clause.is_broken(asked, row)
+        {
+            refuse(&|| Refusal::HostLabel {
+                key: (*key).clone(),
+                values: values.to_vec(),
+                has: row.detail.state.labels.get(*key).cloned(),
+            })?;
         }
     }
+    ControlFlow::Continue(())
 }
 
 fn capacity(
     asked: &Asked<'_>,
     row: &Row,
-    mut refuse: impl FnMut(&dyn Fn() -> Refusal) -> ControlFlow<()>,
+    refuse: &mut impl FnMut(Words<'_>) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
     for i in 0..SCALARS {
         if asked.need[i] > row.free[i] && row.accounts(i) {
@@ -334,7 +327,7 @@ fn group(
     asked: &Asked<'_>,
     row: &Row,
     kind: Kind,
-    mut refuse: impl FnMut(&dyn Fn() -> Refusal) -> ControlFlow<()>,
+    refuse: &mut impl FnMut(Words<'_>) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
     for clause in &asked.required {
         if let Clause::Group(clause) = clause
@@ -369,7 +362,7 @@ fn group(
 fn exclusive(
     asked: &Asked<'_>,
     row: &Row,
-    mut refuse: impl FnMut(&dyn Fn() -> Refusal) -> ControlFlow<()>,
+    refuse: &mut impl FnMut(Words<'_>) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
     if !asked.alone && row.keepers == 0 {
         return ControlFlow::Continue(());

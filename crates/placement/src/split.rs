@@ -59,12 +59,22 @@ pub enum SplitRefusal {
         /// What is free on all hosts that take VMs.
         free: u64,
     },
-    /// No number of VMs meets the limits.
+    /// No number of VMs meets the limits for one VM.
     #[error("no number of VMs from {min_vms} to {max_vms} meets the limits for one VM")]
     Limits {
         /// At least so many VMs.
         min_vms: u32,
         /// At most so many VMs.
+        max_vms: u32,
+    },
+    /// Even the emptiest hosts are too small for so few VMs.
+    #[error(
+        "it takes at least {fewest} VMs to find hosts that are large enough, {max_vms} are allowed"
+    )]
+    TooFew {
+        /// The fewest VMs that could do.
+        fewest: u32,
+        /// The most that are allowed.
         max_vms: u32,
     },
     /// No number of VMs that meets the limits can be placed.
@@ -99,6 +109,9 @@ impl Cluster {
         }
         let fewest = self.check_total(total)?;
         let (min_vms, max_vms) = (limits.min_vms.max(1), limits.max_vms.min(MAX_SPLIT));
+        if fewest > max_vms {
+            return Err(SplitRefusal::TooFew { fewest, max_vms });
+        }
         let mut effort = EFFORT;
         let mut tried: Option<(u32, u32, GroupRefusal)> = None;
         for vms in min_vms.max(fewest)..=max_vms {

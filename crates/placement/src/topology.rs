@@ -60,6 +60,9 @@ impl Topology {
 pub(crate) struct Counts {
     total: u32,
     at: BTreeMap<Domain, u32>,
+    /// Has the bit of every domain in `at`: most look-ups are of domains that are not there, and
+    /// end here.
+    mask: u64,
 }
 
 impl Counts {
@@ -68,12 +71,16 @@ impl Counts {
     }
 
     pub(crate) fn at(&self, domain: Domain) -> u32 {
+        if self.mask & bit(domain) == 0 {
+            return 0;
+        }
         self.at.get(&domain).copied().unwrap_or(0)
     }
 
     fn add(&mut self, domain: Domain) {
         self.total += 1;
         *self.at.entry(domain).or_insert(0) += 1;
+        self.mask = if self.at.len() > MASKED { u64::MAX } else { self.mask | bit(domain) };
     }
 
     fn remove(&mut self, domain: Domain) {
@@ -82,9 +89,21 @@ impl Counts {
             self.total -= 1;
             if *count == 0 {
                 self.at.remove(&domain);
+                self.mask = if self.at.len() > MASKED {
+                    u64::MAX
+                } else {
+                    self.at.keys().fold(0, |mask, domain| mask | bit(*domain))
+                };
             }
         }
     }
+}
+
+/// With more domains than this the mask of [`Counts`] is not worth keeping exact.
+const MASKED: usize = 64;
+
+const fn bit(domain: Domain) -> u64 {
+    1 << (domain % 64)
 }
 
 /// What is known of one placement group of one project, by scope.

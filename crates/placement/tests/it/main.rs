@@ -1,5 +1,7 @@
 //! Placement against a naive model, and what its answers look like.
 
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic and talk")]
+
 mod golden;
 mod naive;
 mod properties;

@@ -273,7 +273,7 @@ fn tolerates(rule: &Rule, one: (&HostState, &Request), other: (&HostState, &Requ
             !(same_project && other.groups.contains(group)) || near(*scope, host, other_host)
         }
         Rule::AntiAffinity { group, scope } => {
-            !(same_project && other.groups.contains(group)) || !near(*scope, host, other_host)
+            !(same_project && other.groups.contains(group) && near(*scope, host, other_host))
         }
         Rule::Exclusive { against } => {
             let same = match against {
