@@ -1,1 +1,15 @@
-//! .
+//! The brain: admission, placement, reconciliation and the REST API.
+//!
+//! ```text
+//!   http (unpack, authorise) --> app (decide) --> core (one committer, durable) --> store
+//!                                   |                    |
+//!                               admission            snapshot --> http, agents, reconcile
+//! ```
+//!
+//! [`core`] holds the state and is the only way to change it; [`app`] has one function for each
+//! request; [`admission`] decides what may be had; [`reconcile`] does what time and failures ask for.
+
+pub(crate) mod admission;
+pub mod app;
+pub mod core;
+pub mod reconcile;

@@ -1,0 +1,1 @@
+//! What a host should do, from the state.

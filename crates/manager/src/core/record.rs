@@ -1,0 +1,224 @@
+//! What the manager keeps of each thing in the store: the model's noun with the manager's own notes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use plimsoll_api::v1::Settings;
+use plimsoll_model::{
+    Bytes, Host, HostId, Image, ImageFileKind, Project, ProjectId, Resources, Role, Timestamp,
+    TokenId, Vm, VmPhase,
+};
+use plimsoll_placement::{Devices, Request};
+use serde::{Deserialize, Serialize};
+
+/// How much of its host a placed VM holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Claim {
+    /// All of its resources and its overhead: it runs, or may run at any moment.
+    #[default]
+    Full,
+    /// Only its disk: its host has said that it does not run.
+    Disk,
+}
+
+/// A host that must confirm that it holds nothing of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cleanup {
+    /// The incarnation that it had.
+    pub incarnation: u64,
+    /// Whether the disk goes too.
+    pub delete_disk: bool,
+}
+
+/// A VM with what the manager notes about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmRecord {
+    /// The VM.
+    #[serde(flatten)]
+    pub vm: Vm,
+    /// How much of its host it holds.
+    #[serde(default)]
+    pub claim: Claim,
+    /// Memory that it costs its host beside its own, as of its placement.
+    #[serde(default)]
+    pub overhead: Bytes,
+    /// The accelerator devices that it has there.
+    #[serde(default, skip_serializing_if = "Devices::is_empty")]
+    pub devices: Devices,
+    /// The generation at which it was last wanted to run, or not to.
+    #[serde(default)]
+    pub power_generation: u64,
+    /// The revision at which its power, place or incarnation was last changed: what a host reports
+    /// while it works on an older desired state says nothing about it.
+    #[serde(default)]
+    pub wanted_since: u64,
+    /// The memory with which the running QEMU booted.
+    #[serde(default)]
+    pub booted_memory: Bytes,
+    /// How long the guest may take to shut down.
+    #[serde(default)]
+    pub shutdown_grace_ms: u64,
+    /// Whether its guard ends it when its host's lease has run out.
+    #[serde(default)]
+    pub fenced_by_lease: bool,
+    /// The generation at which `fenced_by_lease` became true after its host had it: until the host
+    /// has carried it out, an expired lease proves nothing. 0: it was true from the start.
+    #[serde(default)]
+    pub lease_generation: u64,
+    /// Whether its guest's end was announced.
+    #[serde(default)]
+    pub end_announced: bool,
+    /// Hosts that must confirm that they hold nothing of it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cleanups: BTreeMap<HostId, Cleanup>,
+}
+
+impl VmRecord {
+    /// Its host.
+    #[must_use]
+    pub fn host(&self) -> Option<HostId> {
+        self.vm.placement.as_ref().map(|placement| placement.host)
+    }
+
+    /// What its project is charged with, against quota: all but for a VM that does not run, or whose
+    /// host has said so.
+    #[must_use]
+    pub fn used(&self) -> Resources {
+        let spec = &self.vm.spec.resources;
+        let idle = match self.vm.placement {
+            Some(_) => self.claim == Claim::Disk,
+            None => self.vm.phase == VmPhase::Stopped,
+        };
+        if idle { only_disk(spec) } else { spec.clone() }
+    }
+
+    /// What it holds of its host without overhead; nothing while it has none.
+    #[must_use]
+    pub fn held(&self) -> Resources {
+        let spec = &self.vm.spec.resources;
+        match (&self.vm.placement, self.claim) {
+            (None, _) => Resources::default(),
+            (Some(_), Claim::Full) => spec.clone(),
+            (Some(_), Claim::Disk) => only_disk(spec),
+        }
+    }
+
+    /// What it takes of a host to hold it, running, with this overhead.
+    #[must_use]
+    pub fn demand(&self, overhead: Bytes) -> Resources {
+        let spec = &self.vm.spec.resources;
+        Resources { memory: spec.memory.saturating_add(overhead), ..spec.clone() }
+    }
+
+    /// What placement is asked for, or told, about it.
+    #[must_use]
+    pub fn request(&self, demand: Resources) -> Request {
+        let vm = &self.vm;
+        Request {
+            application: vm.spec.application.clone(),
+            groups: vm.spec.groups.clone(),
+            constraints: vm.spec.constraints.clone(),
+            ..Request::new(vm.id, vm.project, demand)
+        }
+    }
+
+    /// Its entry in placement's books: where, and holding what.
+    #[must_use]
+    pub fn entry(&self) -> Option<(HostId, Request)> {
+        let host = self.host()?;
+        let demand = match self.claim {
+            Claim::Full => self.demand(self.overhead),
+            Claim::Disk => only_disk(&self.vm.spec.resources),
+        };
+        Some((host, self.request(demand)))
+    }
+}
+
+/// The disk space of a vector, alone.
+#[must_use]
+pub fn only_disk(resources: &Resources) -> Resources {
+    Resources { disk: resources.disk, ..Resources::default() }
+}
+
+/// A host with what the manager notes about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRecord {
+    /// The host.
+    #[serde(flatten)]
+    pub host: Host,
+    /// Whether it is known that the host holds a lease, so that its guards act when it runs out.
+    #[serde(default)]
+    pub lease_armed: bool,
+    /// The longest lease that it may hold, in milliseconds.
+    #[serde(default)]
+    pub longest_lease_ms: u64,
+}
+
+/// A project with what the manager notes about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectRecord {
+    /// The project.
+    #[serde(flatten)]
+    pub project: Project,
+    /// Up to when what it holds has been charged.
+    pub charged_until: Timestamp,
+}
+
+/// An image with what the manager notes about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    /// The image.
+    #[serde(flatten)]
+    pub image: Image,
+    /// The files that are there.
+    #[serde(default)]
+    pub present: BTreeSet<ImageFileKind>,
+}
+
+/// A user's token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// Its id.
+    pub id: TokenId,
+    /// SHA-256 of its secret, in hexadecimal digits.
+    pub hash: String,
+    /// What its holder may do.
+    pub role: Role,
+    /// In which project; without, in the whole cluster.
+    #[serde(default)]
+    pub project: Option<ProjectId>,
+    /// What it is for.
+    #[serde(default)]
+    pub note: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it ends.
+    #[serde(default)]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A token with which a host joins, once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinTokenRecord {
+    /// Its id.
+    pub id: TokenId,
+    /// SHA-256 of its secret, in hexadecimal digits.
+    pub hash: String,
+    /// When it ends.
+    pub expires_at: Timestamp,
+}
+
+/// The cluster's settings and counters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettingsRecord {
+    /// The settings.
+    pub settings: Settings,
+    /// The last host number given out: never used again.
+    pub last_host: u32,
+    /// The last VXLAN identifier given out: the search for the next begins behind it, so that one is
+    /// reused as late as possible.
+    pub last_vni: u32,
+    /// The last event's place in the log.
+    #[serde(skip)]
+    pub last_event: u64,
+}

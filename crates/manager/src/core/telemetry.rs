@@ -1,0 +1,140 @@
+//! What hosts report: kept in memory with the time of its arrival, never in the store. Leases are
+//! reckoned here, on the monotonic clock.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use plimsoll_api::cluster::{AgentReport, HostUsage, ObservedPhase, ObservedVm};
+use plimsoll_model::{HostId, Timestamp, VmId};
+use uuid::Uuid;
+
+/// So many sessions of an agent are remembered, to know late reports of an earlier one.
+const REMEMBERED_SESSIONS: usize = 16;
+
+/// Replies with a lease, each followed by another report, after which the host is taken to hold one.
+pub(crate) const REPLIES_TO_ARM: u32 = 3;
+
+/// What is known of one host since the manager started.
+#[derive(Debug, Default)]
+pub(crate) struct HostTelemetry {
+    session: Option<Uuid>,
+    past_sessions: VecDeque<Uuid>,
+    sequence: u64,
+    pub(crate) received_at: Option<Timestamp>,
+    /// When the last report came, or the manager started.
+    pub(crate) received: Duration,
+    /// No lease that the host holds ends later.
+    pub(crate) lease_until: Duration,
+    /// Reports in a row that were answered with a lease.
+    pub(crate) leased_replies: u32,
+    /// While it is being fenced no report is taken, so that no lease is renewed.
+    pub(crate) being_fenced: bool,
+    pub(crate) usage: HostUsage,
+    pub(crate) vms: HashMap<VmId, Seen>,
+}
+
+/// A VM as last reported.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) observed: ObservedVm,
+    /// Since when it has been reported in this phase and generation.
+    pub(crate) since: Duration,
+}
+
+/// Why a report is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotTaken {
+    Stale,
+    BeingFenced,
+}
+
+/// What every host reported last.
+#[derive(Debug, Default)]
+pub(crate) struct Telemetry {
+    hosts: Mutex<BTreeMap<HostId, HostTelemetry>>,
+}
+
+impl Telemetry {
+    /// Counts a host as just seen.
+    pub(crate) fn begin(&self, host: HostId, now: Duration, longest_lease: Duration) {
+        let telemetry = HostTelemetry {
+            received: now,
+            lease_until: now.saturating_add(longest_lease),
+            ..HostTelemetry::default()
+        };
+        self.hosts.lock().insert(host, telemetry);
+    }
+
+    pub(crate) fn forget(&self, host: HostId) {
+        self.hosts.lock().remove(&host);
+    }
+
+    /// What is known of a host.
+    pub(crate) fn with<T>(&self, host: HostId, f: impl FnOnce(&mut HostTelemetry) -> T) -> T {
+        f(self.hosts.lock().entry(host).or_default())
+    }
+
+    /// A VM as its host reported it last.
+    pub(crate) fn seen(&self, host: HostId, vm: VmId) -> Option<Seen> {
+        self.hosts.lock().get(&host).and_then(|host| host.vms.get(&vm)).cloned()
+    }
+}
+
+impl HostTelemetry {
+    /// Takes a report: notes it, and renews the lease that the answer will grant (`None`: it grants
+    /// none). Returns how each VM was seen before.
+    pub(crate) fn take(
+        &mut self,
+        report: &AgentReport,
+        now: Duration,
+        received_at: Timestamp,
+        lease: Option<Duration>,
+    ) -> Result<(), NotTaken> {
+        if self.being_fenced {
+            return Err(NotTaken::BeingFenced);
+        }
+        if self.session == Some(report.session) {
+            if report.sequence <= self.sequence {
+                return Err(NotTaken::Stale);
+            }
+        } else {
+            if self.past_sessions.contains(&report.session) {
+                return Err(NotTaken::Stale);
+            }
+            if let Some(past) = self.session.replace(report.session) {
+                self.past_sessions.push_front(past);
+                self.past_sessions.truncate(REMEMBERED_SESSIONS);
+            }
+        }
+        self.sequence = report.sequence;
+        self.received = now;
+        self.received_at = Some(received_at);
+        match lease {
+            Some(lease) => {
+                self.lease_until = self.lease_until.max(now.saturating_add(lease));
+                self.leased_replies = self.leased_replies.saturating_add(1);
+            }
+            None => self.leased_replies = 0,
+        }
+        self.usage = report.usage.clone();
+        let mut before = std::mem::take(&mut self.vms);
+        for observed in &report.vms {
+            let same = |seen: &Seen| {
+                let old = &seen.observed;
+                (old.incarnation, old.generation, old.phase)
+                    == (observed.incarnation, observed.generation, observed.phase)
+            };
+            let since = before.remove(&observed.vm).filter(same).map_or(now, |seen| seen.since);
+            self.vms.insert(observed.vm, Seen { observed: observed.clone(), since });
+        }
+        Ok(())
+    }
+}
+
+/// Whether no QEMU of the VM runs, as observed.
+pub(crate) const fn runs_not(phase: ObservedPhase) -> bool {
+    matches!(phase, ObservedPhase::Stopped | ObservedPhase::Failed | ObservedPhase::Absent)
+}
