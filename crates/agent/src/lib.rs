@@ -2,5 +2,9 @@
 
 pub mod command;
 pub mod disk;
+pub mod doctor;
+pub mod error_chain;
+pub mod inventory;
 pub mod limits;
 pub mod net;
+pub mod vm;

@@ -1,0 +1,20 @@
+//! A VM's guard as a program of its own, for tests: `vm_guard --directory DIR`, like the hidden
+//! verb of the same name in the `plimsoll` binary.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments =
+        std::env::args_os().skip_while(|argument| argument != "--directory").skip(1);
+    let Some(directory) = arguments.next().map(PathBuf::from) else { return ExitCode::from(2) };
+    match plimsoll_agent::vm::guard_main(&directory) {
+        Ok(code) => code,
+        Err(error) => {
+            use std::io::Write as _;
+            let chain = plimsoll_agent::error_chain::ErrorChain(&error);
+            let _ = writeln!(std::io::stderr(), "error: {chain}");
+            ExitCode::FAILURE
+        }
+    }
+}

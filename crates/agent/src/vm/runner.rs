@@ -1,0 +1,734 @@
+//! The task of one VM: gets the whole wish, makes it so, says what is.
+//!
+//! ```text
+//!            +------------------- adopt ------------------+
+//!            v                                            v
+//!   +----> Dead --(should run)--> launch --> adopt --> Live --apply limits (again and again)
+//!   |        |                                            |
+//!   |        +--(absent)--> taps, cgroup, disk, directory |  should not run, or a reboot is asked
+//!   |                        --> Absent                   v  for: guest agent, ACPI, quit, kill
+//!   +---------------- guard's locks are free ---------- Stopping
+//! ```
+//!
+//! Only the locks tell that a VM is dead ([`super::adopt`]). Each step looks at the newest wish, may
+//! be repeated, and can be cut off by the agent's death anywhere: what must be known afterwards was
+//! written down before ([`record`]).
+
+mod launch;
+mod live;
+mod record;
+mod stop;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use plimsoll_api::cluster::{
+    ActualLimits, DesiredPresent, DesiredVm, ObservedPhase, ObservedVm, Wanted,
+};
+use plimsoll_api::guest::{Answer, Call, Facts, Notice};
+use plimsoll_model::{Power, Timestamp, VmId};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use self::live::Live;
+use self::record::{End, Ended, Next, Record};
+use self::stop::Stopping;
+use super::adopt::{AdoptError, Verdict, adopt, exit_of};
+use super::files;
+use super::guard::record::{ExitReason, ExitRecord, VmDirectory, name};
+use super::guest_channel::{GuestChannel, GuestStatus};
+use super::lease::{BootTime, Lease};
+use super::registry::Environment;
+use crate::error_chain::ErrorChain;
+
+/// All limits are read back, and set again where they differ, at least this often.
+const REFRESH: Duration = Duration::from_secs(30);
+/// While something is not as wished yet.
+const HURRY: Duration = Duration::from_secs(1);
+/// After something failed that may work later.
+const RETRY: Duration = Duration::from_secs(5);
+/// Facts are asked for this often.
+const FACTS: Duration = Duration::from_secs(10);
+const FACTS_LIMIT: Duration = Duration::from_secs(8);
+/// A VM that ran for this long has recovered from its last crash.
+const RECOVERED: Duration = Duration::from_secs(120);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+/// The guest is told this long before its end.
+const WARN_BEFORE_S: i64 = 300;
+
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    ErrorChain(error).to_string()
+}
+
+#[derive(Clone, Debug)]
+struct Wish {
+    desired: DesiredVm,
+    asked_at: BootTime,
+}
+
+impl Wish {
+    /// Whether `self` may take the place of `old`: a late message must not undo a newer one.
+    fn replaces(&self, old: &Self) -> bool {
+        let (new, old) = (&self.desired, &old.desired);
+        if new.incarnation != old.incarnation {
+            return new.incarnation > old.incarnation;
+        }
+        match (&old.wanted, &new.wanted) {
+            // Nothing comes back within an incarnation.
+            (Wanted::Absent { .. }, Wanted::Present(_)) => false,
+            (Wanted::Present(old), Wanted::Present(new)) => new.generation >= old.generation,
+            (_, Wanted::Absent { .. }) => true,
+        }
+    }
+}
+
+/// The face of a runner.
+#[derive(Debug)]
+pub(super) struct RunnerHandle {
+    wish: watch::Sender<Option<Wish>>,
+    observed: watch::Receiver<Option<ObservedVm>>,
+    guest: watch::Receiver<Option<GuestChannel>>,
+    absent: ObservedVm,
+    _stop: DropGuard,
+}
+
+impl RunnerHandle {
+    pub(super) fn want(&self, desired: DesiredVm, asked_at: BootTime) {
+        let wish = Wish { desired, asked_at };
+        self.wish.send_if_modified(|current| {
+            if current.as_ref().is_some_and(|current| !wish.replaces(current)) {
+                return false;
+            }
+            *current = Some(wish);
+            true
+        });
+    }
+
+    /// What is; before the VM was looked at, nothing.
+    pub(super) fn observed(&self) -> ObservedVm {
+        self.observed.borrow().clone().unwrap_or_else(|| self.absent.clone())
+    }
+
+    /// Whether the VM was looked at.
+    pub(super) fn is_adopted(&self) -> bool {
+        self.observed.borrow().is_some()
+    }
+
+    pub(super) fn guest(&self) -> Option<GuestChannel> {
+        self.guest.borrow().clone()
+    }
+}
+
+/// Starts the task of a VM. It ends when the handle is dropped; the VM goes on.
+pub(super) fn spawn(
+    environment: Arc<Environment>,
+    vm: VmId,
+    directory: VmDirectory,
+    changes: watch::Sender<u64>,
+) -> RunnerHandle {
+    let (wish, wishes) = watch::channel(None);
+    let (publish, observed) = watch::channel(None);
+    let (guest_sender, guest) = watch::channel(None);
+    let stop = CancellationToken::new();
+    let runner = Runner {
+        environment,
+        vm,
+        directory,
+        wishes,
+        publish,
+        changes,
+        guest_sender,
+        facts: Arc::default(),
+        record: Record::default(),
+        process: Process::Unknown,
+        message: None,
+        applied: 0,
+        limits: None,
+        failures: 0,
+        not_before: Instant::now(),
+        warned: None,
+    };
+    let stopped = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = stopped.cancelled() => {}
+            () = runner.run() => {}
+        }
+    });
+    let absent = ObservedVm {
+        vm,
+        incarnation: 0,
+        generation: 0,
+        phase: ObservedPhase::Absent,
+        message: None,
+        restarts: 0,
+        disk_exists: false,
+        guest: None,
+        limits: None,
+    };
+    RunnerHandle { wish, observed, guest, absent, _stop: stop.drop_guard() }
+}
+
+enum Process {
+    /// Not looked at yet.
+    Unknown,
+    /// Something lives that could not be identified.
+    Impostor,
+    Dead,
+    Live(Box<Live>, Option<Stopping>),
+}
+
+struct Runner {
+    environment: Arc<Environment>,
+    vm: VmId,
+    directory: VmDirectory,
+    wishes: watch::Receiver<Option<Wish>>,
+    publish: watch::Sender<Option<ObservedVm>>,
+    changes: watch::Sender<u64>,
+    guest_sender: watch::Sender<Option<GuestChannel>>,
+    /// Written by the task that asks the guest.
+    facts: Arc<Mutex<Option<Facts>>>,
+    record: Record,
+    process: Process,
+    message: Option<String>,
+    /// The generation of which everything is true.
+    applied: u64,
+    limits: Option<ActualLimits>,
+    /// Ends since the VM last ran for a while.
+    failures: u32,
+    /// No start before.
+    not_before: Instant,
+    /// The end time of which the guest was told.
+    warned: Option<Timestamp>,
+}
+
+impl Runner {
+    async fn run(mut self) {
+        loop {
+            let (phase, pause) = self.step().await;
+            self.say(phase);
+            self.wait(pause).await;
+        }
+    }
+
+    /// Waits for whatever can make another step necessary.
+    async fn wait(&mut self, pause: Duration) {
+        let until = Instant::now() + pause;
+        let live = match &mut self.process {
+            Process::Live(live, _) => Some(live),
+            _ => None,
+        };
+        let Some(live) = live else {
+            tokio::select! {
+                changed = self.wishes.changed() => if changed.is_err() {
+                    // The handle is gone, and this task with it in a moment.
+                    sleep(pause).await;
+                },
+                () = sleep_until(until) => {}
+            }
+            return;
+        };
+        let mut guest = live.guest.status();
+        let before = live.guest.now();
+        tokio::select! {
+            changed = self.wishes.changed() => if changed.is_err() { sleep(pause).await; },
+            () = live.qmp.closed() => {}
+            // Its answer borrows the status: it must not live on.
+            () = async { drop(guest.wait_for(|status| *status != before).await) } => {}
+            () = sleep_until(until) => {}
+        }
+    }
+
+    /// One look at the wish and one step towards it.
+    async fn step(&mut self) -> (ObservedPhase, Duration) {
+        let wish = self.wishes.borrow_and_update().clone();
+        if matches!(self.process, Process::Unknown | Process::Impostor) {
+            if let Err(error) = self.look().await {
+                self.message = Some(format!("cannot tell whether it runs: {}", chain(&error)));
+                return (ObservedPhase::Failed, RETRY);
+            }
+            if matches!(self.process, Process::Impostor) {
+                return (ObservedPhase::Failed, RETRY);
+            }
+        }
+        if let Process::Live(live, _) = &self.process
+            && live.qmp.is_closed()
+        {
+            self.process = Process::Unknown;
+            self.guest_sender.send_replace(None);
+            return (self.phase_without_wish(), Duration::ZERO);
+        }
+        // An older incarnation's wish is no wish.
+        let wish = wish.filter(|wish| wish.desired.incarnation >= self.record.incarnation);
+        let Some(wish) = wish else {
+            return (self.phase_without_wish(), REFRESH);
+        };
+        match &wish.desired.wanted {
+            Wanted::Absent { delete_disk } => self.absent(&wish, *delete_disk).await,
+            Wanted::Present(present) => match self.present(&wish, present).await {
+                Ok(done) => done,
+                Err(error) => {
+                    self.message = Some(chain(&error));
+                    (self.phase_without_wish(), RETRY)
+                }
+            },
+        }
+    }
+
+    /// Finds out what lives.
+    async fn look(&mut self) -> Result<(), AdoptError> {
+        self.record = Record::read(&self.directory).map_err(AdoptError::Record)?;
+        match adopt(self.vm, &self.directory).await? {
+            Verdict::Running(adopted) => {
+                let guest = GuestChannel::open(self.directory.clone());
+                self.guest_sender.send_replace(Some(guest.clone()));
+                self.facts = Arc::default();
+                tokio::spawn(gather_facts(
+                    guest.clone(),
+                    Arc::clone(&self.facts),
+                    self.changes.clone(),
+                    adopted.qmp.clone(),
+                ));
+                let live = Live::new(adopted.record, adopted.qmp, guest);
+                live.begin_statistics().await;
+                self.message = None;
+                self.process = Process::Live(Box::new(live), None);
+            }
+            Verdict::Dead(exit) => {
+                self.process = Process::Dead;
+                self.guest_sender.send_replace(None);
+                self.limits = None;
+                self.ended(exit)?;
+            }
+            Verdict::Impostor(mismatch) => {
+                tracing::error!(vm = %self.vm, error = %ErrorChain(&mismatch), "unknown process");
+                self.message = Some(format!("something holds its locks: {}", chain(&mismatch)));
+                self.process = Process::Impostor;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deals with the newest launch's end, once.
+    fn ended(&mut self, exit: Option<ExitRecord>) -> Result<(), AdoptError> {
+        let launch = self.record.launch;
+        if launch == 0 || self.record.ended.as_ref().is_some_and(|ended| ended.launch == launch) {
+            return Ok(());
+        }
+        let reason = exit_of(launch, exit);
+        let how = End::of(reason.as_ref(), self.record.end_asked);
+        let mut message = match (&reason, how) {
+            (_, End::Asked) => "stopped as asked".to_owned(),
+            (Some(reason), _) => reason.to_string(),
+            (None, _) => "QEMU and its guard are gone without a word".to_owned(),
+        };
+        if matches!(reason, Some(ExitReason::Exited { code: 1.. })) {
+            message.push_str(&last_line(&self.directory));
+        }
+        if how == End::Crashed {
+            self.record.restarts = self.record.restarts.saturating_add(1);
+        }
+        let generation = self.record.machine.generation.max(self.applied);
+        tracing::info!(vm = %self.vm, launch, how = ?how, %message, "VM ended");
+        self.record.ended = Some(Ended { launch, how, message, generation });
+        self.record.write(&self.directory).map_err(AdoptError::Record)?;
+        if matches!(how, End::Crashed | End::NotStarted) {
+            self.back_off();
+        }
+        Ok(())
+    }
+
+    /// Puts the next start off: 1, 2, 4, ... up to 60 s.
+    fn back_off(&mut self) {
+        let pause = Duration::from_secs(1 << self.failures.min(6)).min(LONGEST_BACKOFF);
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = Instant::now() + pause;
+    }
+
+    fn phase_without_wish(&self) -> ObservedPhase {
+        match &self.process {
+            Process::Live(_, Some(_)) => ObservedPhase::Stopping,
+            Process::Live(_, None) => ObservedPhase::Running,
+            Process::Unknown | Process::Impostor => ObservedPhase::Failed,
+            Process::Dead if !self.directory.path().exists() => ObservedPhase::Absent,
+            Process::Dead => match self.record.ended.as_ref().map(|ended| ended.how) {
+                Some(End::Crashed | End::NotStarted) => ObservedPhase::Failed,
+                _ => ObservedPhase::Stopped,
+            },
+        }
+    }
+
+    /// Nothing of the VM shall be here.
+    async fn absent(&mut self, wish: &Wish, delete_disk: bool) -> (ObservedPhase, Duration) {
+        self.record.incarnation = wish.desired.incarnation;
+        if let Process::Live(..) = self.process {
+            return self.stop_step(Duration::ZERO).await;
+        }
+        match self.remove(delete_disk).await {
+            Ok(()) => {
+                self.message = None;
+                self.limits = None;
+                (ObservedPhase::Absent, REFRESH)
+            }
+            Err(message) => {
+                self.message = Some(message);
+                (self.phase_without_wish_but_absent(), RETRY)
+            }
+        }
+    }
+
+    /// What cannot be removed is not absent.
+    fn phase_without_wish_but_absent(&self) -> ObservedPhase {
+        match self.phase_without_wish() {
+            ObservedPhase::Absent => ObservedPhase::Stopped,
+            phase => phase,
+        }
+    }
+
+    /// Removes all traces. The directory goes last: while it is there the VM is looked after.
+    async fn remove(&mut self, delete_disk: bool) -> Result<(), String> {
+        let said = |what: &str, error: &(dyn std::error::Error + 'static)| {
+            format!("{what}: {}", chain(error))
+        };
+        self.environment
+            .networks
+            .detach(self.vm)
+            .await
+            .map_err(|error| said("cannot remove its taps", &*error))?;
+        if let Some(groups) = &self.environment.cpu_groups {
+            groups.remove(self.vm).map_err(|error| said("cannot remove its cgroup", &error))?;
+        }
+        if delete_disk {
+            let deleted = self.environment.disks.delete(self.vm).await;
+            deleted.map_err(|error| said("cannot delete its disk", &*error))?;
+            if self.environment.disks.exists(self.vm) {
+                return Err("its disk was deleted, but is there".to_owned());
+            }
+        }
+        let path = self.directory.path();
+        match fs_err::remove_dir_all(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(said("cannot remove its directory", &error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// It shall be here, running or not.
+    async fn present(
+        &mut self,
+        wish: &Wish,
+        present: &DesiredPresent,
+    ) -> Result<(ObservedPhase, Duration), AdoptError> {
+        self.make_directory(wish)?;
+        let reboot = present.reboots > self.record.reboots_done;
+        if matches!(self.process, Process::Live(..)) {
+            if present.power == Power::Stopped || reboot || self.is_stopping() {
+                let grace = Duration::from_millis(present.shutdown_grace_ms);
+                return Ok(self.stop_step(grace).await);
+            }
+            return Ok(self.keep_running(wish, present).await);
+        }
+        if present.power == Power::Stopped {
+            self.message = None;
+            self.limits = None;
+            self.rest().await;
+            self.applied = present.generation;
+            return Ok((ObservedPhase::Stopped, REFRESH));
+        }
+        match self.record.next(present.restart, present.generation) {
+            Next::StayStopped => Ok((self.stay(present, ObservedPhase::Stopped).await, REFRESH)),
+            Next::StayFailed => Ok((self.stay(present, ObservedPhase::Failed).await, REFRESH)),
+            Next::Start => self.start(wish, present).await,
+        }
+    }
+
+    /// The VM's directory and memory, before anything else of it exists.
+    fn make_directory(&mut self, wish: &Wish) -> Result<(), AdoptError> {
+        let path = self.directory.path();
+        let failed =
+            |source| AdoptError::Record(files::FileError::Write { path: path.to_owned(), source });
+        if !path.exists() {
+            fs_err::create_dir_all(path).map_err(failed)?;
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+            fs_err::set_permissions(path, mode).map_err(failed)?;
+        }
+        if self.record.incarnation != wish.desired.incarnation {
+            self.record.incarnation = wish.desired.incarnation;
+            self.record.write(&self.directory).map_err(AdoptError::Record)?;
+        }
+        Ok(())
+    }
+
+    async fn stay(&mut self, present: &DesiredPresent, phase: ObservedPhase) -> ObservedPhase {
+        self.message = self.record.ended.as_ref().map(|ended| ended.message.clone());
+        self.applied = present.generation;
+        self.rest().await;
+        phase
+    }
+
+    /// Takes away what only a running VM needs. It is made again at a start, so failing is no harm.
+    async fn rest(&self) {
+        if let Err(error) = self.environment.networks.detach(self.vm).await {
+            tracing::warn!(vm = %self.vm, error = %ErrorChain(&*error), "taps stay");
+        }
+        if let Some(groups) = &self.environment.cpu_groups
+            && let Err(error) = groups.remove(self.vm)
+        {
+            tracing::warn!(vm = %self.vm, error = %ErrorChain(&error), "cgroup stays");
+        }
+    }
+
+    async fn start(
+        &mut self,
+        wish: &Wish,
+        present: &DesiredPresent,
+    ) -> Result<(ObservedPhase, Duration), AdoptError> {
+        let ended = self
+            .record
+            .ended
+            .as_ref()
+            .filter(|ended| matches!(ended.how, End::Crashed | End::NotStarted | End::Host));
+        let why = ended.map(|ended| ended.message.clone());
+        let now = Instant::now();
+        if now < self.not_before {
+            let wait = self.not_before - now;
+            let seconds = wait.as_secs() + 1;
+            let why = self.message.take().or(why).unwrap_or_else(|| "it did not start".to_owned());
+            let why = why.split("; next attempt").next().unwrap_or_default();
+            self.message = Some(format!("{why}; next attempt in {seconds} s"));
+            return Ok((self.phase_while_waiting(), wait));
+        }
+        if present.fenced_by_lease && !self.may_start(wish) {
+            self.message = Some("waits for the host's lease and a wish from within it".to_owned());
+            return Ok((ObservedPhase::Starting, HURRY));
+        }
+        self.message = None;
+        self.say(ObservedPhase::Starting);
+        if let Err(error) = self.launch(present).await {
+            let text = chain(&*error);
+            tracing::warn!(vm = %self.vm, error = %text, "VM could not be started");
+            self.look().await?;
+            if matches!(self.process, Process::Dead) {
+                self.message = Some(text);
+                self.back_off();
+                return Ok((ObservedPhase::Failed, Duration::ZERO));
+            }
+        }
+        Ok((ObservedPhase::Starting, Duration::ZERO))
+    }
+
+    /// Between a crash and the next start it is starting; what never started has failed.
+    fn phase_while_waiting(&self) -> ObservedPhase {
+        match self.record.ended.as_ref().map(|ended| ended.how) {
+            Some(End::Crashed | End::Host) => ObservedPhase::Starting,
+            _ => ObservedPhase::Failed,
+        }
+    }
+
+    /// A fenced VM may start on a wish that was asked for while the lease has held without a gap.
+    fn may_start(&self, wish: &Wish) -> bool {
+        let Ok(boot_id) = files::boot_id() else { return false };
+        Lease::read(&self.environment.lease_file).is_some_and(|lease| {
+            lease.holds(&boot_id, BootTime::now()) && wish.asked_at >= lease.since_boottime_ms
+        })
+    }
+
+    async fn launch(
+        &mut self,
+        present: &DesiredPresent,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let (machine, launched) = {
+            let mut wishes = self.wishes.clone();
+            let prepare = launch::prepare(&self.environment, self.vm, present);
+            tokio::select! {
+                prepared = prepare => prepared?,
+                // Fetching an image can take minutes: a newer wish need not wait for it.
+                changed = another_wish(&mut wishes, present) => return changed,
+            }
+        };
+        self.mark_fenced(present.fenced_by_lease)?;
+        self.record.launch += 1;
+        self.record.machine = launched;
+        self.record.reboots_done = present.reboots;
+        self.record.end_asked = false;
+        self.record.ended = None;
+        self.record.write(&self.directory)?;
+        let number = self.record.launch;
+        tracing::info!(vm = %self.vm, launch = number, "VM starts");
+        let answer = launch::launch(&self.environment, &self.directory, number, &machine).await?;
+        if answer == launch::Answer::Held {
+            tracing::warn!(vm = %self.vm, "a guard lives already");
+        }
+        self.process = Process::Unknown;
+        Ok(())
+    }
+
+    /// The marker by which the guard knows whether to look at the lease.
+    fn mark_fenced(&self, fenced: bool) -> std::io::Result<()> {
+        let path = self.directory.file(name::FENCED);
+        if fenced == path.exists() {
+            return Ok(());
+        }
+        if fenced {
+            fs_err::write(&path, b"")?;
+        } else {
+            files::remove(&path)?;
+        }
+        files::sync_directory(self.directory.path())
+    }
+
+    async fn keep_running(
+        &mut self,
+        wish: &Wish,
+        present: &DesiredPresent,
+    ) -> (ObservedPhase, Duration) {
+        let fenced = self.mark_fenced(present.fenced_by_lease);
+        let Process::Live(live, _) = &mut self.process else {
+            return (self.phase_without_wish(), HURRY);
+        };
+        if live.since.elapsed() > RECOVERED {
+            self.failures = 0;
+        }
+        let machine = self.record.machine;
+        let (limits, mut outstanding) =
+            live.apply(&self.environment, self.vm, present, &machine).await;
+        if let Err(error) = fenced {
+            outstanding.0.push(format!("cannot mark it for the lease: {error}"));
+        }
+        warn_of_end(live, present, &mut self.warned).await;
+        self.limits = Some(limits);
+        if live.qmp.is_closed() {
+            return (ObservedPhase::Running, Duration::ZERO);
+        }
+        if outstanding.0.is_empty() {
+            self.applied = present.generation;
+            self.message = (present.image.guest_agent && !live.guest.is_speaking())
+                .then(|| "its guest agent does not answer yet".to_owned());
+            return (ObservedPhase::Running, self.next_look(present));
+        }
+        self.message = Some(outstanding.0.join("; "));
+        let _ = wish;
+        (ObservedPhase::Running, HURRY)
+    }
+
+    /// In time for the warning before the VM's end.
+    fn next_look(&self, present: &DesiredPresent) -> Duration {
+        let Some(end) = present.end_at.filter(|end| self.warned != Some(*end)) else {
+            return REFRESH;
+        };
+        let warn_in = end.as_second() - WARN_BEFORE_S - Timestamp::now().as_second();
+        REFRESH.min(Duration::from_secs(u64::try_from(warn_in).unwrap_or(0).max(1)))
+    }
+
+    fn is_stopping(&self) -> bool {
+        matches!(self.process, Process::Live(_, Some(_)))
+    }
+
+    /// Says what is, if that is news.
+    fn say(&mut self, phase: ObservedPhase) {
+        let facts = match &self.process {
+            Process::Live(live, _) if live.guest.is_speaking() => self.facts.lock().clone(),
+            _ => None,
+        };
+        let observed = ObservedVm {
+            vm: self.vm,
+            incarnation: self.record.incarnation,
+            generation: self.applied,
+            phase,
+            message: self.message.clone(),
+            restarts: self.record.restarts,
+            disk_exists: self.environment.disks.exists(self.vm),
+            guest: facts,
+            limits: self.limits.clone(),
+        };
+        let news = self.publish.send_if_modified(|current| {
+            if current.as_ref() == Some(&observed) {
+                return false;
+            }
+            *current = Some(observed);
+            true
+        });
+        if news {
+            self.changes.send_modify(|count| *count = count.wrapping_add(1));
+        }
+    }
+}
+
+/// Ends when a wish comes that makes a start with this one moot.
+async fn another_wish(
+    wishes: &mut watch::Receiver<Option<Wish>>,
+    present: &DesiredPresent,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let moot = |wish: &Option<Wish>| match wish.as_ref().map(|wish| &wish.desired.wanted) {
+        Some(Wanted::Present(now)) => now.generation != present.generation,
+        Some(Wanted::Absent { .. }) => true,
+        None => false,
+    };
+    if wishes.wait_for(moot).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    Err("the wish changed during the start".into())
+}
+
+async fn warn_of_end(live: &Live, present: &DesiredPresent, warned: &mut Option<Timestamp>) {
+    let Some(end) = present.end_at.filter(|end| *warned != Some(*end)) else { return };
+    let left = end.as_second() - Timestamp::now().as_second();
+    if left > WARN_BEFORE_S || !live.guest.is_speaking() {
+        return;
+    }
+    let seconds = u64::try_from(left).unwrap_or(0);
+    let notice = Call::Notice { notice: Notice::EndingSoon { seconds } };
+    match live.guest.call(notice, FACTS_LIMIT).await {
+        Ok(_) => *warned = Some(end),
+        Err(error) => tracing::warn!(error = %ErrorChain(&error), "the guest was not warned"),
+    }
+}
+
+/// Asks the guest for its facts until the VM ends.
+async fn gather_facts(
+    guest: GuestChannel,
+    facts: Arc<Mutex<Option<Facts>>>,
+    changes: watch::Sender<u64>,
+    qmp: plimsoll_qmp::Qmp,
+) {
+    let mut status = guest.status();
+    loop {
+        let speaking =
+            async { status.wait_for(|status| *status != GuestStatus::Silent).await.is_ok() };
+        tokio::select! {
+            () = qmp.closed() => return,
+            speaking = speaking => if !speaking { return },
+        }
+        if let Ok(Answer::Facts(news)) = guest.call(Call::Facts, FACTS_LIMIT).await {
+            *facts.lock() = Some(*news);
+            changes.send_modify(|count| *count = count.wrapping_add(1));
+        }
+        tokio::select! {
+            () = qmp.closed() => return,
+            () = sleep(FACTS) => {}
+        }
+    }
+}
+
+/// QEMU's last words, for people.
+fn last_line(directory: &VmDirectory) -> String {
+    let text = fs_err::read(directory.file(name::QEMU_LOG)).unwrap_or_default();
+    let tail = &text[text.len().saturating_sub(2048)..];
+    let text = String::from_utf8_lossy(tail);
+    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let line: String = line.chars().filter(|c| !c.is_control()).take(300).collect();
+    if line.is_empty() { line } else { format!(" ({line})") }
+}
+
+/// Waits until nothing of the VM lives.
+async fn wait_dead(directory: &VmDirectory, until: Instant) -> bool {
+    let dead = async {
+        while super::adopt::is_alive(directory).unwrap_or(true) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout_at(until, dead).await.is_ok()
+}

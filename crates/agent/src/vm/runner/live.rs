@@ -1,0 +1,303 @@
+//! A VM that runs: making its limits what they should be, and reading them back.
+
+use std::time::Duration;
+
+use plimsoll_api::cluster::{ActualLimits, DesiredPresent};
+use plimsoll_api::guest::{Answer, Call};
+use plimsoll_model::{Bytes, BytesPerSecond, IoPerSecond, VmId};
+use plimsoll_qmp::{EventKind, Qmp, QmpError, RunState};
+use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
+
+use super::chain;
+use super::launch::vcpus;
+use super::record::LaunchedMachine;
+use crate::limits::{CpuLimits, CpuWeight};
+use crate::vm::argv::{
+    BALLOON_PATH, GUEST_STATS_SECONDS, ROOT_NODE, THROTTLE_PATH, throttle_limits,
+};
+use crate::vm::guard::record::GuardRecord;
+use crate::vm::guest_channel::{GuestChannel, GuestStatus};
+use crate::vm::registry::Environment;
+
+/// A guest takes a new vCPU within 50 ms; one that has not booted yet never answers.
+const PLUG_LIMIT: Duration = Duration::from_secs(5);
+const ONLINE_LIMIT: Duration = Duration::from_secs(15);
+/// The balloon's wish is repeated so often while the guest has not followed.
+const ASK_BALLOON_AGAIN: Duration = Duration::from_secs(10);
+
+/// A running QEMU and what we know of it.
+pub(super) struct Live {
+    pub record: GuardRecord,
+    pub qmp: Qmp,
+    pub guest: GuestChannel,
+    pub since: Instant,
+    /// Target and moment of the last wish to the balloon.
+    balloon: Option<(u64, Instant)>,
+    /// For which boot of the guest, and how many, CPUs were last made to run.
+    online: Option<(String, u32)>,
+}
+
+/// What could not be made so yet: a sentence for people each.
+#[derive(Debug, Default)]
+pub(super) struct Outstanding(pub Vec<String>);
+
+impl Outstanding {
+    fn add(&mut self, text: impl Into<String>) {
+        self.0.push(text.into());
+    }
+
+    fn failed(&mut self, what: &str, error: &(dyn std::error::Error + 'static)) {
+        self.add(format!("{what}: {}", chain(error)));
+    }
+}
+
+impl Live {
+    pub(super) fn new(record: GuardRecord, qmp: Qmp, guest: GuestChannel) -> Self {
+        let since = Instant::now();
+        Self { record, qmp, guest, since, balloon: None, online: None }
+    }
+
+    /// Makes every limit what `present` says as far as that is possible on a running machine, and
+    /// reads all of them back.
+    pub(super) async fn apply(
+        &mut self,
+        environment: &Environment,
+        vm: VmId,
+        present: &DesiredPresent,
+        machine: &LaunchedMachine,
+    ) -> (ActualLimits, Outstanding) {
+        let mut actual = ActualLimits::default();
+        let mut outstanding = Outstanding::default();
+        self.processors(environment, vm, present, machine, &mut actual, &mut outstanding).await;
+        if let Err(error) = self.memory(present, machine, &mut actual, &mut outstanding).await {
+            outstanding.failed("cannot set memory", &error);
+        }
+        if let Err(error) = self.throttle(present, &mut actual, &mut outstanding).await {
+            outstanding.failed("cannot limit the disk", &error);
+        }
+        if let Err(error) = self.disk_size(present, &mut actual, &mut outstanding).await {
+            outstanding.failed("cannot grow the disk", &error);
+        }
+        if present.interfaces.len() != machine.interfaces {
+            outstanding.add("other interfaces need a reboot");
+        }
+        if machine.interfaces > 0 {
+            let rate = present.resources.network;
+            match environment.networks.limit(vm, machine.interfaces, rate).await {
+                Ok(rate) => actual.network = Some(rate),
+                Err(error) => outstanding.failed("cannot limit the network", &*error),
+            }
+        }
+        match self.qmp.query_status().await {
+            Ok(status) if status.running => {}
+            Ok(status) => outstanding.add(paused(status.status)),
+            Err(error) => outstanding.failed("cannot ask for the machine's state", &error),
+        }
+        (actual, outstanding)
+    }
+
+    async fn processors(
+        &mut self,
+        environment: &Environment,
+        vm: VmId,
+        present: &DesiredPresent,
+        machine: &LaunchedMachine,
+        actual: &mut ActualLimits,
+        outstanding: &mut Outstanding,
+    ) {
+        let wanted = vcpus(present);
+        if wanted > machine.max_vcpus {
+            let most = machine.max_vcpus;
+            outstanding
+                .add(format!("{wanted} vCPUs need a reboot: this machine has at most {most}"));
+        }
+        let reachable = wanted.min(machine.max_vcpus);
+        if let Err(error) = self.plug(reachable, outstanding).await {
+            outstanding.failed("cannot plug vCPUs", &error);
+        }
+        let cpus = match self.qmp.query_cpus_fast().await {
+            Ok(cpus) => cpus,
+            Err(error) => return outstanding.failed("cannot ask for the vCPUs", &error),
+        };
+        let plugged = u32::try_from(cpus.len()).unwrap_or(u32::MAX);
+        actual.vcpus = Some(plugged);
+        // First the limit, which every guest obeys, then the guest's part.
+        let threads: Vec<u32> =
+            cpus.iter().filter_map(|cpu| u32::try_from(cpu.thread_id).ok()).collect();
+        let cpu = present.resources.cpu;
+        let limits =
+            CpuLimits { quota: (cpu.get() > 0).then_some(cpu), weight: CpuWeight::for_cpu(cpu) };
+        let qemu = u32::try_from(self.record.qemu.pid).unwrap_or(0);
+        match &environment.cpu_groups {
+            None => outstanding.add("this host cannot limit CPU: it has no cpu cgroup"),
+            Some(groups) => match groups.apply(vm, qemu, &threads, limits) {
+                Ok(in_force) => actual.cpu = in_force.quota(),
+                Err(error) => outstanding.failed("cannot limit CPU", &error),
+            },
+        }
+        self.online(reachable, plugged, outstanding).await;
+    }
+
+    /// Plugs vCPUs until there are `wanted`, one after the other: the guest's firmware must have
+    /// taken one before the next comes.
+    async fn plug(&mut self, wanted: u32, outstanding: &mut Outstanding) -> Result<(), QmpError> {
+        let slots = self.qmp.query_hotpluggable_cpus().await?;
+        let plugged = slots.iter().filter(|slot| slot.qom_path.is_some()).count();
+        let missing = usize::try_from(wanted).unwrap_or(usize::MAX).saturating_sub(plugged);
+        // QEMU lists the highest place first.
+        let free = slots.iter().rev().filter(|slot| slot.qom_path.is_none());
+        for (slot, number) in free.zip(plugged..).take(missing) {
+            let id = format!("cpu{number}");
+            let mut events = self.qmp.subscribe();
+            self.qmp.plug_cpu(&id, slot).await?;
+            let deadline = Instant::now() + PLUG_LIMIT;
+            let taken = async {
+                while let Ok(event) = events.recv().await {
+                    if let EventKind::AcpiDeviceOst { device, status, .. } = event.kind()
+                        && device.as_deref() == Some(&id)
+                    {
+                        return status == 0;
+                    }
+                }
+                false
+            };
+            match timeout_at(deadline, taken).await {
+                Ok(true) => {}
+                Ok(false) => outstanding.add(format!("the guest refused vCPU {number}")),
+                // Before the guest's kernel runs nobody answers; it finds the vCPU when it boots.
+                Err(_) => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the guest run on `wanted` of its `plugged` vCPUs, if it has an agent. Never unplugs:
+    /// QEMU's translator corrupts its memory at that (10.0).
+    async fn online(&mut self, wanted: u32, plugged: u32, outstanding: &mut Outstanding) {
+        let GuestStatus::Speaking(greeting) = self.guest.now() else {
+            return;
+        };
+        let count = wanted.min(plugged);
+        let now = (greeting.boot_id, count);
+        if self.online.as_ref() == Some(&now) {
+            return;
+        }
+        match self.guest.call(Call::SetOnlineCpus { count }, ONLINE_LIMIT).await {
+            Ok(Answer::Cpus(counts)) if counts.online == count => self.online = Some(now),
+            Ok(Answer::Cpus(counts)) => {
+                outstanding.add(format!("the guest runs on {} of {count} vCPUs", counts.online));
+            }
+            Ok(_) => outstanding.add("the guest's agent answered nonsense about vCPUs"),
+            Err(error) => outstanding.failed("the guest did not change its vCPUs", &error),
+        }
+    }
+
+    async fn memory(
+        &mut self,
+        present: &DesiredPresent,
+        machine: &LaunchedMachine,
+        actual: &mut ActualLimits,
+        outstanding: &mut Outstanding,
+    ) -> Result<(), QmpError> {
+        let (wanted, most) = (present.resources.memory.get(), machine.memory.get());
+        if wanted > most {
+            let text = format!("more memory than {} needs a reboot", machine.memory);
+            outstanding.add(text);
+        }
+        // The machine has whole MiB: the rounding is not for the balloon to undo.
+        let target = crate::vm::argv::boot_memory(Bytes(wanted)).get().min(most);
+        let mut is = self.qmp.query_balloon().await?.actual;
+        let now = Instant::now();
+        let asked = self.balloon.is_some_and(|(asked, at)| {
+            asked == target && now.duration_since(at) < ASK_BALLOON_AGAIN
+        });
+        if is != target && !asked {
+            self.qmp.balloon(target).await?;
+            self.balloon = Some((target, now));
+            is = self.qmp.query_balloon().await?.actual;
+        }
+        if is != target {
+            let (is, target) = (Bytes(is), Bytes(target));
+            outstanding.add(format!("the guest has {is} of memory on its way to {target}"));
+        }
+        actual.memory = Some(Bytes(is));
+        Ok(())
+    }
+
+    async fn throttle(
+        &self,
+        present: &DesiredPresent,
+        actual: &mut ActualLimits,
+        outstanding: &mut Outstanding,
+    ) -> Result<(), QmpError> {
+        let resources = &present.resources;
+        let wanted = (resources.disk_bandwidth, resources.disk_iops);
+        let read = async || -> Result<(BytesPerSecond, IoPerSecond), QmpError> {
+            let limits = self.qmp.qom_get(THROTTLE_PATH, "limits").await?;
+            let number = |key: &str| limits.get(key).and_then(Value::as_u64).unwrap_or(0);
+            Ok((BytesPerSecond(number("bps-total")), IoPerSecond(number("iops-total"))))
+        };
+        let mut is = read().await?;
+        if is != wanted {
+            let limits = throttle_limits(wanted.0, wanted.1);
+            self.qmp.qom_set(THROTTLE_PATH, "limits", &limits).await?;
+            is = read().await?;
+            if is != wanted {
+                outstanding.add("QEMU holds the disk to other limits than asked for");
+            }
+        }
+        (actual.disk_bandwidth, actual.disk_iops) = (Some(is.0), Some(is.1));
+        Ok(())
+    }
+
+    async fn disk_size(
+        &self,
+        present: &DesiredPresent,
+        actual: &mut ActualLimits,
+        outstanding: &mut Outstanding,
+    ) -> Result<(), QmpError> {
+        let wanted = present.resources.disk.get();
+        let mut is = self.root_size().await?;
+        if is.is_some_and(|is| is < wanted) {
+            self.qmp.block_resize(ROOT_NODE, wanted).await?;
+            is = self.root_size().await?;
+        }
+        match is {
+            None => outstanding.add("QEMU does not tell the disk's size"),
+            Some(is) if is < wanted => outstanding.add("the disk did not grow"),
+            Some(is) if wanted > 0 && is > wanted => {
+                outstanding.add(format!("a disk cannot shrink: it has {}", Bytes(is)));
+            }
+            Some(_) => {}
+        }
+        actual.disk = is.map(Bytes);
+        Ok(())
+    }
+
+    async fn root_size(&self) -> Result<Option<u64>, QmpError> {
+        let devices = self.qmp.query_block().await?;
+        let mut nodes = devices.iter().filter_map(|device| device.inserted.as_ref());
+        let root = nodes.find(|node| node.node_name.as_deref() == Some(ROOT_NODE));
+        Ok(root.and_then(plimsoll_qmp::BlockInserted::virtual_size_bytes))
+    }
+
+    /// Lets the balloon gather the guest's own statistics.
+    pub(super) async fn begin_statistics(&self) {
+        let begun = self.qmp.set_guest_stats_interval(BALLOON_PATH, GUEST_STATS_SECONDS).await;
+        if let Err(error) = begun {
+            tracing::debug!(error = %chain(&error), "no balloon statistics");
+        }
+    }
+}
+
+fn paused(state: RunState) -> &'static str {
+    match state {
+        RunState::IoError => "paused: the host's disk has errors or is full",
+        RunState::GuestPanicked => "paused: the guest's kernel panicked",
+        RunState::InternalError => "paused: QEMU has an internal error",
+        RunState::Suspended => "the guest suspended itself",
+        RunState::Shutdown => "the guest has shut down",
+        _ => "paused",
+    }
+}
