@@ -92,7 +92,7 @@ impl CommandError {
 /// One run of a tool.
 #[derive(Debug)]
 pub(crate) struct Tool {
-    program: &'static str,
+    program: OsString,
     arguments: Vec<OsString>,
     input: Vec<u8>,
     limit: Duration,
@@ -101,10 +101,11 @@ pub(crate) struct Tool {
 impl Tool {
     /// A tool that has ten seconds: all of these answer in milliseconds on a healthy host.
     pub(crate) fn new<A: AsRef<OsStr>>(
-        program: &'static str,
+        program: impl AsRef<OsStr>,
         arguments: impl IntoIterator<Item = A>,
     ) -> Self {
         let arguments = arguments.into_iter().map(|text| text.as_ref().to_owned()).collect();
+        let program = program.as_ref().to_owned();
         Self { program, arguments, input: Vec::new(), limit: Duration::from_secs(10) }
     }
 
@@ -119,7 +120,7 @@ impl Tool {
     }
 
     fn command_line(&self) -> String {
-        let mut line = self.program.to_owned();
+        let mut line = self.program.to_string_lossy().into_owned();
         for argument in &self.arguments {
             line.push(' ');
             line.push_str(&argument.to_string_lossy());
@@ -129,7 +130,7 @@ impl Tool {
 
     /// Runs it and returns what it printed.
     pub(crate) async fn run(self) -> Result<Vec<u8>, CommandError> {
-        let mut child = Command::new(self.program)
+        let mut child = Command::new(&self.program)
             .args(&self.arguments)
             .env("LC_ALL", "C")
             .stdin(Stdio::piped())
@@ -137,7 +138,10 @@ impl Tool {
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .map_err(|source| CommandError::Start { program: self.program.to_owned(), source })?;
+            .map_err(|source| CommandError::Start {
+                program: self.program.to_string_lossy().into_owned(),
+                source,
+            })?;
         let talk = talk(&mut child, &self.input);
         let (status, stdout, stderr) = match timeout(self.limit, talk).await {
             Ok(said) => {

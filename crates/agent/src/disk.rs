@@ -36,7 +36,7 @@ use crate::command::{CommandError, Tool};
 pub use digest::{Sha256Digest, sha256_of, verify_sha256};
 pub use header::{ImageFacts, inspect_image};
 pub use seed::{Seed, SeedError, SeedNic};
-pub use space::{SpaceOnDisk, space_at};
+pub use space::{SpaceOnDisk, space_at, space_of_disks};
 
 /// The largest virtual disk: a bound on what a number from outside can ask for.
 pub const LARGEST_DISK: Bytes = Bytes(64 << 40);

@@ -375,6 +375,23 @@ impl CpuGroups {
         }
     }
 
+    /// Tries whether groups can be made at all, under a parent that holds no VMs. Version 1: a quota
+    /// is set and read back; version 2: a group is made, because more would change the root.
+    ///
+    /// # Errors
+    /// [`LimitsError`] names the step. Nothing is left behind but, at worst, the parent.
+    pub fn probe(&self) -> Result<(), LimitsError> {
+        let vm = VmId(uuid::Uuid::nil());
+        let tried = match &self.hierarchy {
+            Hierarchy::V1(groups) => {
+                let limits = CpuLimits { quota: Some(MilliCores(250)), ..CpuLimits::default() };
+                groups.enter(vm, &[]).and_then(|()| self.change(vm, limits)).map(drop)
+            }
+            Hierarchy::V2(groups) => create_group(groups.parent()),
+        };
+        tried.and(self.remove(vm)).and(self.remove_parent())
+    }
+
     /// Removes the group that holds the VMs, once none is left: for the orderly end of a lab host.
     ///
     /// # Errors

@@ -53,6 +53,7 @@ use tokio::sync::Mutex;
 use crate::command::CommandError;
 
 pub use guard::GuardState;
+pub(crate) use guard::prepare as prepare_guard;
 pub use name::{bridge_name, ifb_name, tap_name, vxlan_name};
 pub use tap::open_tap;
 

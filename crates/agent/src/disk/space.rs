@@ -6,7 +6,7 @@ use fs_err as fs;
 use nix::sys::statvfs::statvfs;
 use plimsoll_model::Bytes;
 
-use super::{DiskError, header};
+use super::{DiskError, DiskFacts, header};
 
 /// The room of a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,13 +32,23 @@ pub fn space_at(path: &Path) -> Result<SpaceOnDisk, DiskError> {
 /// By how much all disks below a directory may still grow. A file that is no disk or just
 /// vanishes counts as nothing.
 pub(super) fn promised_growth(directory: &Path) -> Bytes {
-    let Ok(vms) = fs::read_dir(directory) else { return Bytes::ZERO };
-    vms.filter_map(Result::ok)
+    disks_below(directory).map(|facts| facts.virtual_size.saturating_sub(facts.allocated)).sum()
+}
+
+/// What all disks of VMs below a directory occupy.
+#[must_use]
+pub fn space_of_disks(directory: &Path) -> Bytes {
+    disks_below(directory).map(|facts| facts.allocated).sum()
+}
+
+fn disks_below(directory: &Path) -> impl Iterator<Item = DiskFacts> {
+    fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
         .filter_map(|vm| fs::read_dir(vm.path()).ok())
         .flat_map(|files| files.filter_map(Result::ok))
         .map(|file| file.path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "qcow2"))
         .filter_map(|path| header::disk_facts(&path).ok())
-        .map(|facts| facts.virtual_size.saturating_sub(facts.allocated))
-        .sum()
 }

@@ -58,7 +58,7 @@ flush chain inet plimsoll postrouting
 add rule inet plimsoll postrouting iifname @outside oifname != "plb*" masquerade
 "#;
 
-pub(super) async fn prepare() -> GuardState {
+pub(crate) async fn prepare() -> GuardState {
     match nft(TABLES.to_owned()).await {
         Ok(()) => GuardState::Active,
         Err(error) => GuardState::Unavailable { reason: reason(&error) },
