@@ -5,9 +5,13 @@
 //!   GET  /agent/v1/vms/{vm}/logs?source=&tail_bytes=&follow=   text, streamed with follow=true
 //!   GET  /agent/v1/vms/{vm}/console                    WebSocket, binary frames both ways
 //!   GET  /agent/v1/doctor                              what the host can do
+//!   GET  /agent/v1/facts                               AgentFacts: what the agent holds itself to be
 //! ```
 
+use plimsoll_model::{HostId, HostSpec};
 use serde::{Deserialize, Serialize};
+
+use crate::cluster::ObservedVm;
 
 /// Run a program in the guest, through its agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,4 +75,15 @@ pub struct LogQuery {
     /// Goes on with what is written, until the client leaves.
     #[serde(default)]
     pub follow: bool,
+}
+
+/// What an agent says of itself when asked, whether or not its reports get through.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentFacts {
+    /// Which host it is.
+    pub host: HostId,
+    /// What it says the host is.
+    pub spec: HostSpec,
+    /// What it observes.
+    pub vms: Vec<ObservedVm>,
 }

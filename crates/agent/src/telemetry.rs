@@ -1,0 +1,120 @@
+//! How busy the host is, from `/proc`: sampled at each report, never stored.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use fs_err as fs;
+use plimsoll_api::cluster::HostUsage;
+use plimsoll_model::{Bytes, MilliCores};
+
+use crate::disk::space_at;
+
+/// The kernel counts CPU time in hundredths of a second towards user space, on every architecture.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// Less time than this between two samples says little: then the former figure stands.
+const SHORTEST_WINDOW: Duration = Duration::from_millis(500);
+
+/// Takes samples, each over the time since the one before.
+#[derive(Debug)]
+pub struct UsageSampler {
+    storage: PathBuf,
+    last: Option<(std::time::Instant, u64)>,
+    cpu: MilliCores,
+}
+
+impl UsageSampler {
+    /// For a host with its VMs' disks below `storage`.
+    #[must_use]
+    pub const fn new(storage: PathBuf) -> Self {
+        Self { storage, last: None, cpu: MilliCores(0) }
+    }
+
+    /// The usage now. What cannot be read counts as zero: a report must not fail for it.
+    pub fn sample(&mut self, running_vms: u32) -> HostUsage {
+        self.sample_cpu();
+        HostUsage {
+            cpu: self.cpu,
+            memory: read(Path::new("/proc/meminfo"))
+                .and_then(|text| memory(&text))
+                .unwrap_or_default(),
+            disk_free: space_at(&self.storage).map(|space| space.free).unwrap_or_default(),
+            running_vms,
+        }
+    }
+
+    fn sample_cpu(&mut self) {
+        let Some(busy) = read(Path::new("/proc/stat")).and_then(|text| busy_ticks(&text)) else {
+            return;
+        };
+        let now = std::time::Instant::now();
+        let Some((then, before)) = self.last else {
+            self.last = Some((now, busy));
+            return;
+        };
+        let window = now.duration_since(then);
+        if window < SHORTEST_WINDOW {
+            return;
+        }
+        let millis = u64::try_from(window.as_millis()).unwrap_or(u64::MAX).max(1);
+        // ticks/100 seconds of CPU, over millis/1000 seconds, in thousandths.
+        let used = busy.saturating_sub(before).saturating_mul(1_000_000 / TICKS_PER_SECOND);
+        self.cpu = MilliCores(used / millis);
+        self.last = Some((now, busy));
+    }
+}
+
+fn read(path: &Path) -> Option<String> {
+    fs::read_to_string(path).ok()
+}
+
+/// All ticks of the first line but idle and waiting for disks. Guests' time is in `user` already.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let line = stat.lines().next()?.strip_prefix("cpu ")?;
+    let ticks: Vec<u64> =
+        line.split_ascii_whitespace().take(8).map_while(|field| field.parse().ok()).collect();
+    let [user, nice, system, _idle, _iowait, rest @ ..] = ticks.as_slice() else { return None };
+    Some(rest.iter().fold(user + nice + system, |sum, ticks| sum.saturating_add(*ticks)))
+}
+
+fn memory(meminfo: &str) -> Option<Bytes> {
+    let field = |name: &str| -> Option<u64> {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim_start_matches(':').trim().strip_suffix("kB")?.trim().parse().ok()
+    };
+    let used = field("MemTotal")?.saturating_sub(field("MemAvailable")?);
+    Some(Bytes(used.saturating_mul(1024)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_figures_are_understood_and_nonsense_is_not() {
+        let stat = "cpu  100 20 30 1000 50 5 6 7 400 0\ncpu0 1 2 3\n";
+        assert_eq!(busy_ticks(stat), Some(100 + 20 + 30 + 5 + 6 + 7));
+        let meminfo = "MemTotal:       2048 kB\nMemFree: 1 kB\nMemAvailable:   1024 kB\n";
+        assert_eq!(memory(meminfo), Some(Bytes::mib(1)));
+        for text in ["", "cpu", "cpu  x", "cpu  1 2 3", "MemTotal: 5 kB"] {
+            assert_eq!(busy_ticks(text), None, "{text}");
+            assert_eq!(memory(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_busy_core_counts_as_a_thousand() {
+        let mut sampler = UsageSampler::new("/".into());
+        let usage = sampler.sample(3);
+        assert_eq!((usage.running_vms, usage.cpu), (3, MilliCores(0)));
+        assert!(usage.memory > Bytes::ZERO && usage.disk_free > Bytes::ZERO);
+        // As if one core had been busy for ten seconds, beside whatever else this machine does.
+        let (then, busy) = sampler.last.unwrap();
+        let window = Duration::from_secs(10);
+        sampler.last = Some((then.checked_sub(window).unwrap(), busy.saturating_sub(1000)));
+        let cpu = sampler.sample(0).cpu;
+        assert!((950..1100).contains(&cpu.0), "{cpu}");
+    }
+}
