@@ -26,9 +26,9 @@ use std::{
     time::Duration,
 };
 
-use fs_err as fs;
 use plimsoll_model::{Bytes, VmId};
 use serde::{Deserialize, Serialize};
+use std::fs;
 use thiserror::Error;
 
 use crate::command::{CommandError, Tool};

@@ -35,9 +35,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use fs_err as fs;
 use plimsoll_model::{MilliCores, VmId};
 use serde::{Deserialize, Serialize};
+use std::fs;
 use thiserror::Error;
 
 pub use mounts::{CgroupMounts, V1Mount};
@@ -258,7 +258,9 @@ impl CpuGroups {
     /// Finds the hierarchy with the cpu controller among the mounted ones.
     ///
     /// `parent` names the group that holds all VMs of *this agent*; agents that share a machine
-    /// need different names, or they take each other's VMs for left-overs.
+    /// need different names, or they take each other's VMs for left-overs. An agent started with
+    /// `ip netns exec` sees no cgroups at all, because that mounts `/sys` anew; `nsenter --net`
+    /// leaves them.
     ///
     /// # Errors
     /// [`LimitsError::ParentName`], [`LimitsError::Mounts`], [`LimitsError::NoCpuController`].

@@ -7,8 +7,8 @@ use std::{
     str::FromStr,
 };
 
-use fs_err as fs;
 use sha2::{Digest as _, Sha256};
+use std::fs;
 
 use super::DiskError;
 

@@ -8,8 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use fs_err as fs;
 use plimsoll_model::Bytes;
+use std::fs;
 
 use super::{DiskError, DiskFacts, ImageFormat, LARGEST_DISK};
 

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use fs_err as fs;
 use nix::sys::statvfs::statvfs;
 use plimsoll_model::Bytes;
+use std::fs;
 
 use super::{DiskError, DiskFacts, header};
 

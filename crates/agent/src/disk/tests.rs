@@ -70,6 +70,22 @@ async fn an_overlay_is_made_once_grown_and_deleted() {
 }
 
 #[tokio::test]
+async fn what_a_crash_left_half_done_is_done_again() {
+    let place = place();
+    let base = base(&image(&place, &[]).await);
+    let directory = place.disks.directory_of(vm(1));
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("disk-0.new"), "half a disk").unwrap();
+    fs::write(directory.join("seed.new"), "half a seed").unwrap();
+    place.disks.create(vm(1), 0, Some(&base), mib(16)).await.unwrap();
+    place.disks.write_seed(vm(1), &seed()).unwrap();
+    let mut names: Vec<_> =
+        fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["disk-0.qcow2", "seed.img"]);
+}
+
+#[tokio::test]
 async fn what_qemu_says_of_a_disk_is_what_we_read() {
     let place = place();
     let base = base(&image(&place, &[]).await);

@@ -2,7 +2,6 @@
 
 use std::{io, os::fd::AsRawFd as _, path::Path};
 
-use fs_err as fs;
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
@@ -10,6 +9,7 @@ use nix::{
 };
 use plimsoll_api::doctor::{CheckStatus, DoctorCheck};
 use plimsoll_model::Bytes;
+use std::fs;
 
 use super::{chain, finding, good, kernel};
 use crate::{disk::space_at, inventory::gpus};

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
+use std::fs;
 
 use super::LimitsError;
 

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use fs_err as fs;
 use serde::Deserialize;
 use serde_json::Value;
+use std::fs;
 
 use super::{NetError, NicCounters};
 use crate::command::{CommandError, Tool};

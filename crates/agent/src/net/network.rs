@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, io, net::IpAddr, path::PathBuf};
 
-use fs_err as fs;
 use plimsoll_model::{Cidr, MacAddress};
 use serde::Deserialize;
+use std::fs;
 
 use super::{
     GuardState, NetError, NetworkInForce, NetworkWanted, Underlay, bridge_name, guard, links,

@@ -1,5 +1,6 @@
 //! The tap of a VM's interface.
 
+use nix::unistd::User;
 use plimsoll_model::VmId;
 
 use super::{
@@ -24,7 +25,7 @@ pub(super) async fn ensure(guard: &GuardState, wanted: &NicWanted) -> Result<Nic
         }
         there = *link.data("type") == "tap"
             && *link.data("vnet_hdr") == true
-            && link.data("user").as_u64() == owner_uid.map(u64::from);
+            && owner(&link) == owner_uid;
         if !there && link.is_in_use() {
             let found = "a tap in use, made for another user".to_owned();
             return Err(NetError::NameTaken { device: tap, found });
@@ -58,6 +59,16 @@ pub(super) async fn ensure(guard: &GuardState, wanted: &NicWanted) -> Result<Nic
     }
     let guarded = matches!(guard, GuardState::Active);
     Ok(NicInForce { tap, mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX), rates, guarded })
+}
+
+/// The user of a tap: `ip` prints the name where there is one, otherwise the number.
+fn owner(tap: &links::Link) -> Option<u32> {
+    let user = tap.data("user");
+    let by_name = |name: &str| Some(User::from_name(name).ok()??.uid.as_raw());
+    match user.as_u64() {
+        Some(uid) => u32::try_from(uid).ok(),
+        None => by_name(user.as_str()?),
+    }
 }
 
 /// The MTU of an interface that is there.

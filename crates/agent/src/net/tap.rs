@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsRawFd as _, OwnedFd},
 };
 
-use fs_err as fs;
+use std::fs;
 
 use super::NetError;
 
@@ -47,5 +47,5 @@ pub fn open_tap(tap: &str) -> Result<OwnedFd, NetError> {
         tun_set_interface(file.as_raw_fd(), std::ptr::from_ref(&request).expose_provenance() as u64)
     }
     .map_err(|errno| failed(errno.into()))?;
-    Ok(file.into_parts().0.into())
+    Ok(file.into())
 }

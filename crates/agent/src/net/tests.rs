@@ -154,6 +154,26 @@ fn a_network_is_made_once_changed_and_removed() {
 }
 
 #[test]
+fn what_is_right_already_is_left_alone() {
+    let Some(host) = Namespace::new() else { return };
+    for (address, peer) in [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")] {
+        host.run_async(async move || {
+            let address = address.parse().unwrap();
+            let fabric = Fabric::prepare(Some(Underlay { address, port: VXLAN_PORT })).await;
+            let peers: BTreeSet<IpAddr> = [peer.parse().unwrap()].into();
+            let wanted = NetworkWanted { peers: peers.clone(), ..network(7) };
+            let devices = async || {
+                assert_eq!(fabric.ensure_network(&wanted).await.unwrap().peers, peers);
+                fabric.ensure_nic(&nic(7, 1)).await.unwrap();
+                [bridge_name(7), vxlan_name(7), tap_name(vm(1), 0)]
+                    .map(|name| nix::net::if_::if_nametoindex(name.as_str()).unwrap())
+            };
+            assert_eq!(devices().await, devices().await, "the same devices, not new ones");
+        });
+    }
+}
+
+#[test]
 fn an_interface_is_made_once_changed_and_removed() {
     let Some(host) = Namespace::new() else { return };
     host.run_async(async || {
