@@ -66,7 +66,7 @@ pub enum ExclusiveAgainst {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Rule {
     /// In the same host, rack or zone as every member of the group that is placed. While none is
-    /// placed any host will do.
+    /// placed any host will do. A required rule also draws later members to where this VM runs.
     Affinity {
         /// The placement group.
         group: Name,

@@ -250,6 +250,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_finer_than_a_mebibyte_goes_to_the_first() {
+        let total = Resources { memory: Bytes(Bytes::mib(3).0 + 7), ..Resources::default() };
+        let bytes: Vec<_> =
+            parts(&total, 2).unwrap().iter().map(|part| part.memory.0 - Bytes::mib(1).0).collect();
+        assert_eq!(bytes, [Bytes::mib(1).0 + 7, 0]);
+    }
+
+    #[test]
     fn accelerators_are_dealt_whole_while_there_is_one_for_each() {
         let mut total = Resources::default();
         total.accelerators.0.insert("a100".parse().unwrap(), 2000);

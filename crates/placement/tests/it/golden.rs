@@ -121,3 +121,34 @@ fn reasons_are_short_and_have_numbers() {
     texts.push(split(12, 24, &SplitLimits { min_per_vm: size(20, 0), ..SplitLimits::default() }));
     insta::assert_snapshot!(texts.join("\n"));
 }
+
+/// 40 racks of 8 hosts with room for one VM each; in all but the last rack one host is drained.
+/// Eight VMs that must share a rack fit only there, which no policy's first choice finds.
+#[test]
+fn a_group_that_must_share_a_rack_finds_the_one_that_holds_it() {
+    let mut cluster = Cluster::new();
+    for rack in 0..40 {
+        for slot in 0..8 {
+            let drained = slot == 3 && rack < 39;
+            cluster.upsert_host(HostState {
+                unschedulable: drained.then_some(Unschedulable::Draining),
+                ..host(1 + rack * 8 + slot, &format!("r{rack}"), 2, 4)
+            });
+        }
+    }
+    let group: Vec<_> = (0..8)
+        .map(|number| {
+            let mut request = Request::new(vm(number), ProjectId(Uuid::from_u128(7)), size(2, 4));
+            request.groups.insert(name("team"));
+            request.constraints.push(Constraint {
+                strength: Strength::Required,
+                rule: Rule::Affinity { group: name("team"), scope: Scope::Rack },
+            });
+            request
+        })
+        .collect();
+    for policy in Policy::ALL {
+        let choices = cluster.decide_group(&group, policy).unwrap();
+        assert!(choices.iter().all(|choice| choice.host.0 > 39 * 8), "{policy}");
+    }
+}

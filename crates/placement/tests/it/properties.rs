@@ -1,6 +1,6 @@
 //! Acceptance: 10^5 random histories of random clusters, each step checked against the naive model.
 
-use std::collections::BTreeSet;
+use std::{cell::Cell, collections::BTreeSet};
 
 use plimsoll_model::{HostId, Policy, Resources};
 use plimsoll_placement::{
@@ -26,6 +26,26 @@ const GROUPS: u32 = 20_000;
 /// How many totals are split.
 const SPLITS: u32 = 5_000;
 
+/// How often something happened, so that a test cannot pass by never getting anywhere.
+#[derive(Default)]
+struct Seen {
+    yes: Cell<u32>,
+    no: Cell<u32>,
+}
+
+impl Seen {
+    fn see(&self, what: bool) {
+        let cell = if what { &self.yes } else { &self.no };
+        cell.set(cell.get() + 1);
+    }
+
+    /// Panics unless both happened at least so often.
+    fn at_least(&self, times: u32, what: &str) {
+        eprintln!("{what}: {} yes, {} no", self.yes.get(), self.no.get());
+        assert!(self.yes.get() >= times && self.no.get() >= times, "{what} is not tested");
+    }
+}
+
 fn run(cases: u32, bytes: usize, check: impl Fn(&[u8])) {
     let config = ProptestConfig { cases, ..ProptestConfig::default() };
     let result = TestRunner::new(config).run(&vec(any::<u8>(), 0..bytes), |tape| {
@@ -40,27 +60,33 @@ fn run(cases: u32, bytes: usize, check: impl Fn(&[u8])) {
 
 #[test]
 fn histories_agree_with_the_naive_model_1() {
-    run(CASES / SHARDS, 320, history);
+    histories();
 }
 
 #[test]
 fn histories_agree_with_the_naive_model_2() {
-    run(CASES / SHARDS, 320, history);
+    histories();
 }
 
 #[test]
 fn histories_agree_with_the_naive_model_3() {
-    run(CASES / SHARDS, 320, history);
+    histories();
 }
 
 #[test]
 fn histories_agree_with_the_naive_model_4() {
-    run(CASES / SHARDS, 320, history);
+    histories();
+}
+
+fn histories() {
+    let placed = Seen::default();
+    run(CASES / SHARDS, 400, |bytes| history(bytes, &placed));
+    placed.at_least(CASES / SHARDS, "a request is placed");
 }
 
 /// One history: hosts come, VMs are placed, released and decided about again; in every other
 /// history also facts are stated that no decision would have made.
-fn history(bytes: &[u8]) {
+fn history(bytes: &[u8], placed: &Seen) {
     let mut tape = Tape::new(bytes);
     let facts = tape.once_in(2);
     let mut world = World::default();
@@ -82,7 +108,9 @@ fn history(bytes: &[u8]) {
         match step {
             0..=3 => {
                 let request = tape.request(vm(number), true);
-                if let Some(choice) = decide(&cluster, &world, &request, policy) {
+                let choice = decide(&cluster, &world, &request, policy);
+                placed.see(choice.is_some());
+                if let Some(choice) = choice {
                     place(&mut cluster, &mut world, &request, &choice);
                 }
                 last = Some((request, policy));
@@ -294,6 +322,7 @@ fn same_bytes(cluster: &Cluster, world: &World, request: &Request, policy: Polic
 
 #[test]
 fn groups_are_all_or_nothing_and_found_whenever_there_is_a_way() {
+    let (possible, repaired) = (Seen::default(), Seen::default());
     run(GROUPS, 200, |bytes| {
         let mut tape = Tape::new(bytes);
         let mut world = World::default();
@@ -314,9 +343,15 @@ fn groups_are_all_or_nothing_and_found_whenever_there_is_a_way() {
         let result = cluster.decide_group(&group, policy);
         assert_eq!(cluster, before, "the cluster has changed");
         assert_eq!(cluster.decide_group(&group, policy), result);
-        if let Some(hosts) = greedy(&world, &group, policy) {
+        possible.see(result.is_ok());
+        let greedy = greedy(&world, &group, policy);
+        repaired.see(greedy.is_none() && result.is_ok());
+        if let Some(hosts) = greedy {
             let choices = result.as_ref().unwrap();
-            assert!(choices.iter().map(|choice| choice.host).eq(hosts), "not the policy's order");
+            assert!(
+                choices.iter().map(|choice| choice.host).eq(hosts),
+                "not the order of {policy}"
+            );
         }
         match result {
             Ok(choices) => {
@@ -334,6 +369,8 @@ fn groups_are_all_or_nothing_and_found_whenever_there_is_a_way() {
             }
         }
     });
+    possible.at_least(GROUPS / 10, "a group is placed");
+    repaired.at_least(GROUPS / 400, "a group is placed in another order than the policy's");
 }
 
 /// The group placed one by one in the policy's order, if that works.
@@ -394,6 +431,7 @@ fn any_way(world: &mut World, group: &[Request]) -> bool {
 
 #[test]
 fn totals_split_into_the_fewest_vms_that_can_be_placed() {
+    let (possible, several) = (Seen::default(), Seen::default());
     run(SPLITS, 120, |bytes| {
         let mut tape = Tape::new(bytes);
         let mut cluster = Cluster::new();
@@ -412,7 +450,9 @@ fn totals_split_into_the_fewest_vms_that_can_be_placed() {
         let before = cluster.clone();
         let result = cluster.split_total(&total, &limits, &template, policy);
         assert_eq!(cluster, before, "the cluster has changed");
+        possible.see(result.is_ok());
         let Ok(parts) = result else { return };
+        several.see(parts.len() > 1);
         let count = u32::try_from(parts.len()).unwrap();
         assert!((limits.min_vms..=limits.max_vms).contains(&count));
         assert_eq!(parts.iter().fold(Resources::default(), |sum, part| sum.plus(part)), total);
@@ -426,4 +466,6 @@ fn totals_split_into_the_fewest_vms_that_can_be_placed() {
             assert!(cluster.split_total(&total, &fewer, &template, policy).is_err());
         }
     });
+    possible.at_least(SPLITS / 10, "a total is split");
+    several.at_least(SPLITS / 100, "it is split into several VMs");
 }

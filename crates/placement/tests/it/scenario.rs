@@ -58,6 +58,9 @@ impl<'a> Tape<'a> {
         if self.once_in(8) {
             capacity.cpu = MilliCores::ZERO;
         }
+        if self.once_in(4) {
+            capacity.cpu.0 += self.amount(2);
+        }
         if accelerators && self.once_in(2) {
             let amount = [1000, 2000, 2500, 3000][self.below(4)];
             capacity.accelerators.0.insert(label("t4"), amount);
@@ -93,6 +96,12 @@ impl<'a> Tape<'a> {
             demand.disk_bandwidth = BytesPerSecond(self.amount(3) * 40);
             demand.disk_iops = IoPerSecond(self.amount(3) * 40);
             demand.network = BitsPerSecond(self.amount(3) * 400);
+        }
+        // By one unit too much or just enough; of elements whose unit is coarse enough for the
+        // scores of two hosts to be clearly equal or clearly different.
+        if self.once_in(4) {
+            demand.cpu.0 += self.amount(2);
+            demand.network.0 += self.amount(2);
         }
         if accelerators && self.once_in(3) {
             let amount = [250, 400, 500, 700, 1000, 2000, 1500][self.below(7)];
