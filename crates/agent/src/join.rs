@@ -267,10 +267,12 @@ fn refusal(error: ClientError, token: &JoinToken, name: &Name) -> JoinError {
 fn is_certificate_error(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        let rustls = error.downcast_ref::<rustls::Error>().or_else(|| {
-            error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>()
-        });
-        if let Some(rustls::Error::InvalidCertificate(_)) = rustls {
+        if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+            return true;
+        }
+        // `source` of an `io::Error` skips the error that it wraps.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if wrapped.is_some_and(|wrapped| is_certificate_error(wrapped)) {
             return true;
         }
         cause = error.source();
@@ -318,6 +320,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::testing::FakeManager;
 
     #[test]
     fn a_key_is_made_once_and_only_the_owner_reads_it() {
@@ -349,5 +352,56 @@ mod tests {
         assert!(matches!(load(None).await, Err(JoinError::NotAMember)));
         let error = load(Some("plj1.nonsense")).await.unwrap_err();
         assert!(matches!(error, JoinError::Token(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_host_joins_once_and_remembers_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let manager = FakeManager::start().await;
+        let spec = crate::testing::host_spec();
+        let secret = "s".repeat(43);
+        manager.book(|book| book.token = Some(secret.clone()));
+        let token = manager.token(&secret).to_string();
+        let load = async |token: Option<&str>, name: &str| {
+            let name = name.parse().unwrap();
+            Membership::load_or_join(directory.path(), token, &name, &spec).await
+        };
+        let error = load(Some(&token), "taken").await.unwrap_err();
+        assert!(matches!(error, JoinError::NameTaken { .. }), "{error:?}");
+        let joined = load(Some(&token), "host-a").await.unwrap();
+        let path = Membership::path(directory.path());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(!directory.path().join("join-key.pem").exists());
+        assert!(!format!("{joined:?}").contains("PRIVATE"));
+        // Without a token, and with the one that is spent, it is what it is.
+        for token in [None, Some(token.as_str())] {
+            assert_eq!(load(token, "host-a").await.unwrap().host, HostId(1));
+        }
+        let other = JoinToken { ca_sha256: [1; 32], ..manager.token(&secret) }.to_string();
+        let error = load(Some(&other), "host-a").await.unwrap_err();
+        assert!(matches!(error, JoinError::OtherCluster { .. }), "{error:?}");
+        assert_eq!(manager.book(|book| book.joined.len()), 1);
+    }
+
+    #[tokio::test]
+    async fn what_can_go_wrong_has_a_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut manager = FakeManager::start().await;
+        let spec = crate::testing::host_spec();
+        let name = "host-a".parse().unwrap();
+        let secret = "s".repeat(43);
+        let load = async |token: JoinToken| {
+            let token = token.to_string();
+            let joined = Membership::load_or_join(directory.path(), Some(&token), &name, &spec);
+            joined.await.unwrap_err()
+        };
+        let error = load(manager.token(&secret)).await;
+        assert!(matches!(error, JoinError::TokenSpent(_)), "{error:?}");
+        let error = load(JoinToken { ca_sha256: [1; 32], ..manager.token(&secret) }).await;
+        assert!(matches!(error, JoinError::OtherAuthority { .. }), "{error:?}");
+        manager.stop().await;
+        let error = load(manager.token(&secret)).await;
+        assert!(matches!(error, JoinError::Request { .. }), "{error:?}");
+        assert!(Membership::load(directory.path()).unwrap().is_none());
     }
 }

@@ -1,10 +1,35 @@
 //! The hands of one host: QEMU, limits, networks, disks.
+//!
+//! ```text
+//!   manager <--report, desired--> link --want--> vm (one task per VM) --> guard --> QEMU
+//!           ---exec, logs, console--> server ------^   |
+//!                                                      +--> host: disk, net, images; limits
+//! ```
+//!
+//! [`run`] is an agent from its start to its end; [`vm::guard_main`] the process between it and
+//! each QEMU. Both are verbs of the one binary.
 
 pub mod command;
+pub mod config;
 pub mod disk;
 pub mod doctor;
 pub mod error_chain;
+pub mod host;
+pub mod images;
 pub mod inventory;
+pub mod join;
+pub mod lease;
 pub mod limits;
+pub mod link;
 pub mod net;
+pub mod run;
+pub mod server;
+pub mod telemetry;
 pub mod vm;
+
+#[cfg(test)]
+mod testing;
+
+pub use config::{AgentConfig, AgentOverrides};
+pub use error_chain::ErrorChain;
+pub use run::{AgentError, Start, run};

@@ -26,6 +26,9 @@ mod fetch;
 mod report;
 mod state;
 
+#[cfg(test)]
+mod tests;
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;

@@ -1,12 +1,23 @@
-//! What several tests need.
+//! What several tests need: a cluster's CA, a manager that answers as told, waiting with a limit.
 
+mod manager;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use plimsoll_api::tls::Identity;
 use plimsoll_model::{HostSpec, Resources, StoragePool};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+};
+
+pub(crate) use manager::{Behaviour, FakeManager};
 
 pub(crate) fn host_spec() -> HostSpec {
     HostSpec {
         rack: None,
         zone: None,
-        labels: std::collections::BTreeMap::new(),
+        labels: BTreeMap::new(),
         capacity: Resources::default(),
         agent_address: "192.0.2.1:7703".into(),
         underlay_address: [192, 0, 2, 1].into(),
@@ -15,4 +26,60 @@ pub(crate) fn host_spec() -> HostSpec {
         qemu_version: "10.0.2".into(),
         agent_version: "0.1.0".into(),
     }
+}
+
+/// Waits until `condition` gives something; fails the test after ten seconds.
+pub(crate) async fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "waited too long for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A cluster's certificate authority.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub(crate) pem: String,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = named("cluster");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// A certificate and key for `manager` or `host-N`, with the CA's behind it.
+    pub(crate) fn identity(&self, name: &str) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let certificate = member(name).signed_by(&key, &self.issuer).unwrap();
+        let certificate_pem = format!("{}{}", certificate.pem(), self.pem);
+        Identity { certificate_pem, key_pem: key.serialize_pem() }
+    }
+
+    /// A certificate as the manager makes it: with a name of its choice.
+    pub(crate) fn sign(&self, request_pem: &str, name: &str) -> String {
+        let request = CertificateSigningRequestParams::from_pem(request_pem).unwrap();
+        member(name).signed_by(&request.public_key, &self.issuer).unwrap().pem()
+    }
+}
+
+fn named(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+}
+
+fn member(name: &str) -> CertificateParams {
+    let mut params = named(name);
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params
 }
