@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic and talk")]
 
+mod edges;
 mod golden;
 mod naive;
 mod properties;
