@@ -12,6 +12,7 @@ use plimsoll_model::{Name, Project, ProjectId, Role, TokenId};
 use crate::core::State;
 
 pub mod agent;
+pub(crate) mod change;
 pub mod error;
 pub mod event;
 pub mod explain;

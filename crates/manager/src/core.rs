@@ -17,7 +17,7 @@ use std::{
 };
 
 use parking_lot::{Mutex, RwLock};
-use plimsoll_model::{HostId, Timestamp, TokenId};
+use plimsoll_model::{HostId, Timestamp, TokenId, VmId};
 use plimsoll_store::{Store, StoreError};
 use rand::{SeedableRng, rngs::StdRng};
 use thiserror::Error;
@@ -29,6 +29,7 @@ pub mod clock;
 pub(crate) mod committer;
 pub mod desired;
 pub(crate) mod load;
+pub(crate) mod observe;
 pub mod record;
 pub mod state;
 pub(crate) mod telemetry;
@@ -139,6 +140,8 @@ struct Inner {
     queue: mpsc::Sender<Message>,
     telemetry: Telemetry,
     tasks: Mutex<BTreeMap<&'static str, String>>,
+    /// Why VMs that are pending wait, as of the last try.
+    waiting: Mutex<HashMap<VmId, String>>,
     nudge: Notify,
     started_at: Timestamp,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -213,6 +216,7 @@ impl Core {
             queue,
             telemetry,
             tasks: Mutex::default(),
+            waiting: Mutex::default(),
             nudge: Notify::new(),
             started_at: now,
             thread: Mutex::new(Some(thread)),
@@ -262,6 +266,16 @@ impl Core {
 
     pub(crate) fn note_task(&self, name: &'static str, result: String) {
         self.inner.tasks.lock().insert(name, result);
+    }
+
+    /// Why a VM that is pending waits, as of the last try.
+    pub(crate) fn waiting(&self, vm: VmId) -> Option<String> {
+        self.inner.waiting.lock().get(&vm).cloned()
+    }
+
+    /// Notes why VMs wait; those that are not named no longer do.
+    pub(crate) fn note_waiting(&self, waiting: HashMap<VmId, String>) {
+        *self.inner.waiting.lock() = waiting;
     }
 
     pub(crate) fn config(&self) -> &CoreConfig {

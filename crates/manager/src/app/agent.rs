@@ -1,11 +1,31 @@
 //! What agents ask: reports of what they observe, and what they should do.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use plimsoll_api::cluster::{AgentReport, DesiredHost, ReportReply};
-use plimsoll_model::HostId;
+use plimsoll_api::cluster::{AgentReport, DesiredHost, ObservedPhase, ReportReply};
+use plimsoll_model::{
+    EventKind, HostEvent, HostId, HostPhase, Severity, Subject, Timestamp, VmEvent, VmId, VmPhase,
+};
 
-use crate::{app::AppError, core::Core};
+use crate::{
+    admission::validate,
+    app::{AppError, Noun},
+    core::{
+        Core, State,
+        desired::desired_host,
+        observe::{Context, Observation, observe},
+        record::HostRecord,
+        telemetry::{NotTaken, REPLIES_TO_ARM, Seen},
+        txn::Txn,
+    },
+};
+
+/// The most VMs that one report may name.
+const MAX_REPORTED: usize = 10_000;
+/// Longer messages are cut off.
+const MAX_MESSAGE_CHARS: usize = 1000;
+/// The longest wait for a new desired state.
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// Takes a host's report and renews its lease. The answer counts for the lease, so it is to be
 /// sent at once.
@@ -18,8 +38,47 @@ pub async fn agent_report(
     host: HostId,
     report: AgentReport,
 ) -> Result<ReportReply, AppError> {
-    let _ = (core, host, report);
-    todo!()
+    let mut report = report;
+    check(&mut report)?;
+    let (state, now, monotonic) = (core.snapshot(), core.now(), core.monotonic());
+    let record = state.host(host).ok_or_else(|| AppError::not_found(Noun::Host, host))?;
+    // A fenced host gets no lease before it has confirmed that it holds nothing of what was moved:
+    // its agent must not start it again from what it heard before.
+    let settings = state.settings();
+    let granted_ms = match (settings.lease_ms, record.host.phase) {
+        (0, _) => None,
+        (_, HostPhase::Fenced) => Some(0),
+        (lease_ms, _) => Some(lease_ms),
+    };
+    let lease = granted_ms.map(Duration::from_millis);
+    let armable = core
+        .telemetry()
+        .with(host, |telemetry| {
+            telemetry
+                .take(&report, monotonic, now, lease)
+                .map(|()| telemetry.leased_replies > REPLIES_TO_ARM)
+        })
+        .map_err(|error| match error {
+            NotTaken::Stale => AppError::StaleReport,
+            NotTaken::BeingFenced => AppError::BeingFenced,
+        })?;
+    let interval_ms = interval_ms(settings.lease_ms, settings.unreachable_after_ms);
+    let report = Arc::new(report);
+    let taken = Taken { host, report, armable, now, monotonic };
+    let state = if taken.changes(core, &state) {
+        let core_ = core.clone();
+        core.submit(None, move |txn| taken.apply(&core_, txn)).await?;
+        core.nudge();
+        core.snapshot()
+    } else {
+        state
+    };
+    let fenced = state.host(host).is_some_and(|record| record.host.phase == HostPhase::Fenced);
+    Ok(ReportReply {
+        lease_ms: if fenced { granted_ms.map(|_| 0) } else { granted_ms },
+        interval_ms,
+        desired_generation: state.desired_generation(host),
+    })
 }
 
 /// What the host should do: as soon as it is newer than `after`, or when `wait` is over.
@@ -32,6 +91,205 @@ pub async fn agent_desired(
     after: u64,
     wait: Duration,
 ) -> Result<DesiredHost, AppError> {
-    let _ = (core, host, after, wait);
-    todo!()
+    let deadline = tokio::time::Instant::now() + wait.min(MAX_WAIT);
+    loop {
+        let changed = core.published().host_changed(host);
+        let changed = changed.notified();
+        tokio::pin!(changed);
+        // Registered before the look, so that a change between look and wait is not missed.
+        changed.as_mut().enable();
+        let state = core.snapshot();
+        if state.host(host).is_none() {
+            return Err(AppError::not_found(Noun::Host, host));
+        }
+        let newer = state.desired_generation(host) > after;
+        if newer || tokio::time::timeout_at(deadline, changed).await.is_err() {
+            return desired_host(&state, host).ok_or_else(|| AppError::not_found(Noun::Host, host));
+        }
+    }
+}
+
+/// A quarter of what must not run out, so that a few lost reports do no harm.
+fn interval_ms(lease_ms: u64, unreachable_after_ms: u64) -> u64 {
+    let shortest = match lease_ms {
+        0 => unreachable_after_ms,
+        lease_ms => lease_ms.min(unreachable_after_ms),
+    };
+    (shortest / 4).clamp(100, 5_000)
+}
+
+fn check(report: &mut AgentReport) -> Result<(), AppError> {
+    if report.vms.len() > MAX_REPORTED {
+        return Err(AppError::invalid(
+            "vms",
+            format!("{} VMs", report.vms.len()),
+            "a host reports at most 10000",
+        ));
+    }
+    validate::line(&report.boot_id, "boot_id", 128)?;
+    validate::host_spec(&report.spec)?;
+    for vm in &mut report.vms {
+        if let Some(message) = &mut vm.message
+            && message.len() > MAX_MESSAGE_CHARS
+        {
+            *message = message.chars().take(MAX_MESSAGE_CHARS).collect();
+        }
+    }
+    Ok(())
+}
+
+/// A report that was taken.
+struct Taken {
+    host: HostId,
+    report: Arc<AgentReport>,
+    /// Enough replies with a lease have reached the host.
+    armable: bool,
+    now: Timestamp,
+    monotonic: Duration,
+}
+
+impl Taken {
+    /// Whether the report changes anything durable.
+    fn changes(&self, core: &Core, state: &State) -> bool {
+        let Some(record) = state.host(self.host) else { return false };
+        let (new, booted) = self.host_after(state, record);
+        booted
+            || new != **record
+            || !self.observations(core, state, &new, state.revision() + 1).is_empty()
+            || !self.unclaimed(core, state).is_empty()
+            || self.comes_up(state, &new)
+    }
+
+    /// The host's record as the report has it, but for its phase; and whether it was rebooted.
+    fn host_after(&self, state: &State, record: &HostRecord) -> (HostRecord, bool) {
+        let mut new = record.clone();
+        new.host.spec.clone_from(&self.report.spec);
+        let booted = new.host.boot_id.as_ref().is_some_and(|old| *old != self.report.boot_id);
+        new.host.boot_id = Some(self.report.boot_id.clone());
+        let lease_ms = state.settings().lease_ms;
+        if self.armable && lease_ms > 0 {
+            new.lease_armed = true;
+        }
+        new.longest_lease_ms = new.longest_lease_ms.max(lease_ms);
+        (new, booted)
+    }
+
+    /// A silent host that reports is up; a fenced one once it has nothing more to clean up.
+    fn comes_up(&self, state: &State, record: &HostRecord) -> bool {
+        match record.host.phase {
+            HostPhase::Up => false,
+            HostPhase::Unreachable | HostPhase::Dead => true,
+            HostPhase::Fenced => {
+                !state.vms_of_host(self.host).any(|vm| vm.cleanups.contains_key(&self.host))
+            }
+        }
+    }
+
+    fn seen(&self, core: &Core, vm: VmId) -> Option<Seen> {
+        core.telemetry().seen(self.host, vm)
+    }
+
+    fn observations(
+        &self,
+        core: &Core,
+        state: &State,
+        host: &HostRecord,
+        revision: u64,
+    ) -> Vec<Observation> {
+        let context = Context {
+            host,
+            working_on: self.report.desired_generation,
+            revision,
+            now: self.now,
+            monotonic: self.monotonic,
+        };
+        self.report
+            .vms
+            .iter()
+            .filter_map(|observed| {
+                let record = state.vm(observed.vm)?;
+                let since = self.seen(core, observed.vm).map_or(self.monotonic, |seen| seen.since);
+                let seen = Seen { observed: observed.clone(), since };
+                observe(record, &seen, &context)
+            })
+            .collect()
+    }
+
+    /// VMs of which the manager knows nothing, not reported before: they are left alone.
+    fn unclaimed(&self, core: &Core, state: &State) -> Vec<VmId> {
+        let unknown: Vec<VmId> = self
+            .report
+            .vms
+            .iter()
+            .filter(|observed| observed.phase != ObservedPhase::Absent)
+            .map(|observed| observed.vm)
+            .filter(|vm| state.vm(*vm).is_none())
+            .collect();
+        core.telemetry().with(self.host, |telemetry| telemetry.not_announced(&unknown))
+    }
+
+    fn apply(&self, core: &Core, txn: &mut Txn<'_>) -> Result<(), AppError> {
+        let host = self.host;
+        let record =
+            txn.state.host(host).cloned().ok_or_else(|| AppError::not_found(Noun::Host, host))?;
+        let (mut new, booted) = self.host_after(&txn.state, &record);
+        if new.host.spec != record.host.spec && record.host.boot_id.is_some() {
+            txn.host_event(Severity::Info, EventKind::HostChanged, &new, "has changed");
+        }
+        for Observation { record, gone, events } in
+            self.observations(core, &txn.state, &new, txn.revision)
+        {
+            for (severity, kind, message) in events {
+                txn.vm_event(severity, kind, &record, message);
+            }
+            if gone {
+                txn.vm_event(Severity::Info, EventKind::VmDeleted, &record, "deleted");
+                txn.remove_vm(record.vm.id);
+            } else {
+                txn.put_vm(record);
+            }
+        }
+        if booted {
+            self.lose_running(txn);
+        }
+        if self.comes_up(&txn.state, &new) {
+            new.host.phase = new.host.phase.next(HostEvent::Report).unwrap_or(HostPhase::Up);
+            new.host.phase_since = txn.now;
+            new.host.fencing = None;
+            let message = if booted { "reports, after a reboot" } else { "reports" };
+            txn.host_event(Severity::Info, EventKind::HostUp, &new, message);
+        }
+        txn.put_host(new);
+        for vm in self.unclaimed(core, &txn.state) {
+            let message = format!("reports {vm}, which this cluster does not know; left alone");
+            let subject = Subject::Host { id: host, name: record.host.name.clone() };
+            txn.event(Severity::Warning, EventKind::VmUnclaimed, subject, None, message);
+            core.telemetry().with(host, |telemetry| telemetry.announce(vm));
+        }
+        Ok(())
+    }
+
+    /// Nothing from before a reboot runs: what is not reported as running again may or may not.
+    fn lose_running(&self, txn: &mut Txn<'_>) {
+        let running: Vec<_> = txn
+            .state
+            .vms_of_host(self.host)
+            .filter(|vm| vm.host() == Some(self.host) && vm.vm.phase == VmPhase::Running)
+            .filter(|vm| {
+                !self.report.vms.iter().any(|observed| {
+                    observed.vm == vm.vm.id && observed.phase == ObservedPhase::Running
+                })
+            })
+            .cloned()
+            .collect();
+        for record in running {
+            let mut new = (*record).clone();
+            if let Ok(phase) = new.vm.phase.next(VmEvent::Lost) {
+                new.vm.phase = phase;
+                let message = "its host was rebooted";
+                txn.vm_event(Severity::Warning, EventKind::VmLost, &new, message);
+                txn.put_vm(new);
+            }
+        }
+    }
 }

@@ -1,12 +1,28 @@
 //! VMs.
 
-use plimsoll_api::v1::{CreateVmsRequest, CreateVmsResponse, SetVmRequest, StopVmRequest, VmView};
-use plimsoll_model::{HostId, Name, VmId};
+use std::collections::BTreeMap;
+
+use plimsoll_api::{
+    cluster::ObservedPhase,
+    v1::{CreateVmsRequest, CreateVmsResponse, SetVmRequest, StopVmRequest, VmRequest, VmView},
+};
+use plimsoll_model::{
+    EventKind, HostId, HostPhase, Name, Policy, Power, Project, Role, Severity, VmEvent, VmId,
+    VmPhase,
+};
 
 use crate::{
-    app::{AppError, Caller},
-    core::Core,
+    admission::{place, place::Wanted, validate},
+    app::{AppError, Caller, Noun, change},
+    core::{
+        Core, State,
+        record::{Cleanup, VmRecord},
+        txn::Txn,
+    },
 };
+
+/// The longest grace of a stop.
+const MAX_GRACE_S: u32 = 3600;
 
 /// What somebody wants inside a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +59,15 @@ pub async fn vm_create(
     project: &Name,
     request: CreateVmsRequest,
 ) -> Result<CreateVmsResponse, AppError> {
-    let _ = (core, caller, project, request);
-    todo!()
+    let (core, caller_, project) = (core.clone(), caller.clone(), project.clone());
+    let answer = core.clone();
+    validate::counts(&request)?;
+    core.submit(Some(caller.token), move |txn| {
+        let project = caller_.project(&txn.state, &project)?.clone();
+        caller_.at_least(Role::Operator)?;
+        create(txn, &answer, &project, &request)
+    })
+    .await
 }
 
 /// The VMs of a project, by name.
@@ -52,8 +75,16 @@ pub async fn vm_create(
 /// # Errors
 /// There is no such project for the caller.
 pub fn vm_list(core: &Core, caller: &Caller, project: &Name) -> Result<Vec<VmView>, AppError> {
-    let _ = (core, caller, project);
-    todo!()
+    let state = core.snapshot();
+    let project = caller.project(&state, project)?;
+    let first = (project.id, FIRST_NAME.parse().expect("a legal name"));
+    Ok(state
+        .vm_names
+        .range(first..)
+        .take_while(|((owner, _), _)| *owner == project.id)
+        .filter_map(|(_, id)| state.vm(*id))
+        .map(|record| view(core, &state, record))
+        .collect())
 }
 
 /// One VM.
@@ -66,8 +97,9 @@ pub fn vm_show(
     project: &Name,
     vm: &Name,
 ) -> Result<VmView, AppError> {
-    let _ = (core, caller, project, vm);
-    todo!()
+    let state = core.snapshot();
+    let record = find(&state, caller, project, vm)?;
+    Ok(view(core, &state, record))
 }
 
 /// Changes a VM.
@@ -82,8 +114,15 @@ pub async fn vm_set(
     vm: &Name,
     request: SetVmRequest,
 ) -> Result<VmView, AppError> {
-    let _ = (core, caller, project, vm, request);
-    todo!()
+    let (core_, caller_) = (core.clone(), caller.clone());
+    let (project, vm) = (project.clone(), vm.clone());
+    core.submit(Some(caller.token), move |txn| {
+        let record = find(&txn.state, &caller_, &project, &vm)?.clone();
+        caller_.at_least(Role::Operator)?;
+        change::set(txn, &record, request)?;
+        Ok(view_now(&core_, txn, record.vm.id))
+    })
+    .await
 }
 
 /// Starts a stopped or failed VM; one that runs is left as it is.
@@ -96,8 +135,15 @@ pub async fn vm_start(
     project: &Name,
     vm: &Name,
 ) -> Result<VmView, AppError> {
-    let _ = (core, caller, project, vm);
-    todo!()
+    let (core_, caller_) = (core.clone(), caller.clone());
+    let (project, vm) = (project.clone(), vm.clone());
+    core.submit(Some(caller.token), move |txn| {
+        let record = find(&txn.state, &caller_, &project, &vm)?.clone();
+        caller_.at_least(Role::Operator)?;
+        change::start(txn, &record)?;
+        Ok(view_now(&core_, txn, record.vm.id))
+    })
+    .await
 }
 
 /// Stops a VM; one that is stopped is left as it is.
@@ -111,8 +157,22 @@ pub async fn vm_stop(
     vm: &Name,
     request: StopVmRequest,
 ) -> Result<VmView, AppError> {
-    let _ = (core, caller, project, vm, request);
-    todo!()
+    if request.grace_s > MAX_GRACE_S {
+        return Err(AppError::invalid(
+            "grace_s",
+            format!("{} s", request.grace_s),
+            "use 0 to 3600 seconds",
+        ));
+    }
+    let (core_, caller_) = (core.clone(), caller.clone());
+    let (project, vm) = (project.clone(), vm.clone());
+    core.submit(Some(caller.token), move |txn| {
+        let record = find(&txn.state, &caller_, &project, &vm)?.clone();
+        caller_.at_least(Role::Operator)?;
+        change::stop(txn, &record, u64::from(request.grace_s) * 1000)?;
+        Ok(view_now(&core_, txn, record.vm.id))
+    })
+    .await
 }
 
 /// Reboots a running VM.
@@ -125,8 +185,15 @@ pub async fn vm_reboot(
     project: &Name,
     vm: &Name,
 ) -> Result<VmView, AppError> {
-    let _ = (core, caller, project, vm);
-    todo!()
+    let (core_, caller_) = (core.clone(), caller.clone());
+    let (project, vm) = (project.clone(), vm.clone());
+    core.submit(Some(caller.token), move |txn| {
+        let record = find(&txn.state, &caller_, &project, &vm)?.clone();
+        caller_.at_least(Role::Operator)?;
+        change::reboot(txn, &record)?;
+        Ok(view_now(&core_, txn, record.vm.id))
+    })
+    .await
 }
 
 /// Deletes a VM with its disk. The answer shows it `deleting`, until its host has confirmed.
@@ -139,8 +206,17 @@ pub async fn vm_delete(
     project: &Name,
     vm: &Name,
 ) -> Result<VmView, AppError> {
-    let _ = (core, caller, project, vm);
-    todo!()
+    let (core_, caller_) = (core.clone(), caller.clone());
+    let (project, vm) = (project.clone(), vm.clone());
+    core.submit(Some(caller.token), move |txn| {
+        let record = find(&txn.state, &caller_, &project, &vm)?.clone();
+        caller_.at_least(Role::Operator)?;
+        change::delete(txn, &record);
+        let mut view = view(&core_, &txn.state, txn.state.vm(record.vm.id).unwrap_or(&record));
+        view.state = VmPhase::Deleting;
+        Ok(view)
+    })
+    .await
 }
 
 /// Where a VM can be reached, for reading.
@@ -153,8 +229,9 @@ pub fn vm_locate(
     project: &Name,
     vm: &Name,
 ) -> Result<VmLocation, AppError> {
-    let _ = (core, caller, project, vm);
-    todo!()
+    let state = core.snapshot();
+    let record = find(&state, caller, project, vm)?;
+    locate(&state, record)
 }
 
 /// Where a VM can be reached, with the access put on record for [`Access::Exec`] and
@@ -169,6 +246,149 @@ pub async fn vm_access(
     vm: &Name,
     access: Access,
 ) -> Result<VmLocation, AppError> {
-    let _ = (core, caller, project, vm, access);
-    todo!()
+    if access == Access::Read {
+        return vm_locate(core, caller, project, vm);
+    }
+    let caller_ = caller.clone();
+    let (project, vm) = (project.clone(), vm.clone());
+    core.submit(Some(caller.token), move |txn| {
+        let record = find(&txn.state, &caller_, &project, &vm)?.clone();
+        caller_.at_least(Role::Operator)?;
+        if record.vm.phase != VmPhase::Running {
+            return Err(change::wrong_state("enter", &record, "it must be running"));
+        }
+        let location = locate(&txn.state, &record)?;
+        let message = if access == Access::Exec { "exec" } else { "console" };
+        txn.vm_event(Severity::Info, EventKind::VmAccessed, &record, message);
+        Ok(location)
+    })
+    .await
+}
+
+/// Where the names of a project begin: the first legal name.
+const FIRST_NAME: &str = "a";
+
+pub(crate) fn find<'a>(
+    state: &'a State,
+    caller: &Caller,
+    project: &Name,
+    vm: &Name,
+) -> Result<&'a std::sync::Arc<VmRecord>, AppError> {
+    let project = caller.project(state, project)?;
+    state.vm_by_name(project.id, vm).ok_or_else(|| AppError::not_found(Noun::Vm, vm))
+}
+
+fn locate(state: &State, record: &VmRecord) -> Result<VmLocation, AppError> {
+    let host = record.host().and_then(|id| state.host(id)).ok_or_else(|| {
+        change::wrong_state("reach", record, "it has no host: `plimsoll vm show` tells why")
+    })?;
+    if host.host.phase != HostPhase::Up {
+        return Err(AppError::Unreachable { host: host.host.name.clone() });
+    }
+    Ok(VmLocation {
+        vm: record.vm.id,
+        host: host.host.id,
+        host_name: host.host.name.clone(),
+        agent_address: host.host.spec.agent_address.clone(),
+    })
+}
+
+fn create(
+    txn: &mut Txn<'_>,
+    core: &Core,
+    project: &Project,
+    request: &CreateVmsRequest,
+) -> Result<CreateVmsResponse, AppError> {
+    let mut refused = BTreeMap::new();
+    let mut ids = Vec::new();
+    if request.all_or_nothing {
+        let mut wanted = Vec::new();
+        for (i, entry) in request.requests.iter().enumerate() {
+            wanted.extend(expand(txn, project, entry, i, request.policy)?);
+        }
+        ids = place::create(txn, project, &wanted, request.policy)?;
+    } else {
+        for (i, entry) in request.requests.iter().enumerate() {
+            let wanted = match expand(txn, project, entry, i, request.policy) {
+                Ok(wanted) => wanted,
+                Err(error) => {
+                    refused.insert(entry.name.to_string(), error.to_body());
+                    continue;
+                }
+            };
+            // The VMs of a split are one thing; others stand alone.
+            let size = if entry.split.is_some() { wanted.len().max(1) } else { 1 };
+            for part in wanted.chunks(size) {
+                let mark = txn.mark();
+                match place::create(txn, project, part, request.policy) {
+                    Ok(created) => ids.extend(created),
+                    Err(error) => {
+                        txn.roll_back(mark);
+                        let body = error.to_body();
+                        for vm in part {
+                            refused.insert(vm.name.to_string(), body.clone());
+                        }
+                    }
+                }
+            }
+        }
+    }
+    let vms = ids.into_iter().map(|id| view_now(core, txn, id)).collect();
+    Ok(CreateVmsResponse { vms, refused })
+}
+
+fn expand(
+    txn: &mut Txn<'_>,
+    project: &Project,
+    entry: &VmRequest,
+    index: usize,
+    policy: Option<Policy>,
+) -> Result<Vec<Wanted>, AppError> {
+    let policy = policy.unwrap_or(txn.state.settings().policy);
+    place::expand(txn, project.id, entry, &format!("requests[{index}]"), policy)
+}
+
+fn view_now(core: &Core, txn: &Txn<'_>, id: VmId) -> VmView {
+    let record = txn.state.vm(id).expect("a VM that was just written is there");
+    view(core, &txn.state, record)
+}
+
+/// A VM as users see it.
+pub(crate) fn view(core: &Core, state: &State, record: &VmRecord) -> VmView {
+    let vm = &record.vm;
+    let host = record.host().and_then(|id| state.host(id));
+    let seen = host
+        .and_then(|host| core.telemetry().seen(host.host.id, vm.id))
+        .map(|seen| seen.observed)
+        .filter(|observed| observed.incarnation == vm.incarnation);
+    let running =
+        seen.as_ref().filter(|observed| observed.phase == ObservedPhase::Running).cloned();
+    let behind = vm.phase != VmPhase::Running || vm.observed_generation < vm.generation;
+    let message = core
+        .waiting(vm.id)
+        .filter(|_| vm.phase == VmPhase::Pending)
+        .or_else(|| vm.message.clone())
+        .or_else(|| seen.as_ref().filter(|_| behind).and_then(|seen| seen.message.clone()));
+    VmView {
+        id: vm.id,
+        name: vm.name.clone(),
+        project: state
+            .project(vm.project)
+            .map_or_else(|| vm.name.clone(), |project| project.name.clone()),
+        state: vm.phase,
+        state_since: vm.phase_since,
+        host: host.map(|host| host.host.name.clone()),
+        placement_reason: vm.placement.as_ref().map(|placement| placement.reason.clone()),
+        addresses: vm.interfaces.iter().map(|interface| interface.address).collect(),
+        resources: vm.spec.resources.clone(),
+        spec: vm.spec.clone(),
+        power: vm.power,
+        generation: vm.generation,
+        observed_generation: vm.observed_generation,
+        message,
+        created_at: vm.created_at,
+        restarts: seen.as_ref().map_or(0, |seen| seen.restarts),
+        limits: running.as_ref().and_then(|seen| seen.limits.clone()),
+        guest: running.and_then(|seen| seen.guest),
+    }
 }

@@ -81,7 +81,8 @@ pub(crate) fn cluster(state: &State) -> Result<Cluster, OpenError> {
             } else {
                 cluster.occupy_devices(host, &request, &record.devices)
             };
-            let _ = occupied.map_err(|error| OpenError::Inconsistent { what: error.to_string() })?;
+            let _ =
+                occupied.map_err(|error| OpenError::Inconsistent { what: error.to_string() })?;
         }
     }
     Ok(cluster)

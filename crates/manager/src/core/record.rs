@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use plimsoll_api::v1::Settings;
 use plimsoll_model::{
-    Bytes, Host, HostId, Image, ImageFileKind, Project, ProjectId, Resources, Role, Timestamp,
-    TokenId, Vm, VmPhase,
+    Bytes, Host, HostId, Image, ImageFileKind, ImageId, Project, ProjectId, Resources, Role,
+    Timestamp, TokenId, Vm, VmPhase,
 };
 use plimsoll_placement::{Devices, Request};
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,8 @@ pub struct VmRecord {
     /// The VM.
     #[serde(flatten)]
     pub vm: Vm,
+    /// The image from which it is made: names may come to mean another.
+    pub image: ImageId,
     /// How much of its host it holds.
     #[serde(default)]
     pub claim: Claim,

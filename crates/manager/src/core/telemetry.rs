@@ -2,7 +2,7 @@
 //! reckoned here, on the monotonic clock.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     time::Duration,
 };
 
@@ -33,6 +33,8 @@ pub(crate) struct HostTelemetry {
     /// While it is being fenced no report is taken, so that no lease is renewed.
     pub(crate) being_fenced: bool,
     pub(crate) usage: HostUsage,
+    /// VMs unknown to the manager that were put on record.
+    announced: BTreeSet<VmId>,
     pub(crate) vms: HashMap<VmId, Seen>,
 }
 
@@ -131,6 +133,18 @@ impl HostTelemetry {
             self.vms.insert(observed.vm, Seen { observed: observed.clone(), since });
         }
         Ok(())
+    }
+}
+
+impl HostTelemetry {
+    /// Those of the VMs that were not put on record yet.
+    pub(crate) fn not_announced(&self, vms: &[VmId]) -> Vec<VmId> {
+        vms.iter().filter(|vm| !self.announced.contains(vm)).copied().collect()
+    }
+
+    /// The VM was put on record.
+    pub(crate) fn announce(&mut self, vm: VmId) {
+        self.announced.insert(vm);
     }
 }
 

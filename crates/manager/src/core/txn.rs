@@ -113,7 +113,8 @@ impl<'a> Txn<'a> {
                 }
                 Some(Undo::Released(placed)) => {
                     let Placed { host, request, devices } = *placed;
-                    let _ = self.cluster.occupy_devices(host, &request, &devices).expect(SAME_ORDER);
+                    let _ =
+                        self.cluster.occupy_devices(host, &request, &devices).expect(SAME_ORDER);
                 }
                 Some(Undo::HostChanged(host)) => self.cluster.upsert_host(*host),
                 Some(Undo::HostAdded(host)) => {

@@ -1,0 +1,274 @@
+//! Changes of one VM, inside a transaction.
+
+use plimsoll_api::v1::SetVmRequest;
+use plimsoll_model::{EventKind, OnHostFailure, Power, Resources, Severity, VmEvent, VmPhase};
+use plimsoll_placement::{Refusal, Request, Verdict};
+
+use crate::{
+    admission::{place, quota, validate},
+    app::{AppError, Noun},
+    core::{
+        record::{Claim, Cleanup, VmRecord, only_disk},
+        txn::Txn,
+    },
+};
+
+/// The VM's phase does not allow it.
+pub(crate) fn wrong_state(action: &'static str, record: &VmRecord, hint: &'static str) -> AppError {
+    AppError::WrongState {
+        action,
+        what: Noun::Vm,
+        name: record.vm.name.to_string(),
+        state: record.vm.phase.to_string(),
+        hint,
+    }
+}
+
+fn not_deleting(action: &'static str, record: &VmRecord) -> Result<(), AppError> {
+    if record.vm.phase == VmPhase::Deleting {
+        return Err(wrong_state(action, record, "it is going; create a new one when it is gone"));
+    }
+    Ok(())
+}
+
+fn step(record: &mut VmRecord, event: VmEvent) -> Result<(), AppError> {
+    record.vm.phase = record.vm.phase.next(event).map_err(|_| {
+        wrong_state("change", record, "wait until it is in another state and try again")
+    })?;
+    Ok(())
+}
+
+/// Starts a VM: one that runs or waits is left as it is.
+pub(crate) fn start(txn: &mut Txn<'_>, record: &VmRecord) -> Result<(), AppError> {
+    not_deleting("start", record)?;
+    let mut new = record.clone();
+    let phase = record.vm.phase;
+    if record.vm.power == Power::Running && phase != VmPhase::Failed {
+        return Ok(());
+    }
+    if record.vm.spec.end_at.is_some_and(|end| end <= txn.now) {
+        return Err(wrong_state(
+            "start",
+            record,
+            "its end has passed: set a later one with `plimsoll vm set --end-at`",
+        ));
+    }
+    new.vm.power = Power::Running;
+    new.vm.generation += 1;
+    new.power_generation = new.vm.generation;
+    new.wanted_since = txn.revision;
+    step(&mut new, VmEvent::StartWanted)?;
+    if new.vm.phase != VmPhase::Pending {
+        // It has not stopped yet and still holds all that it needs.
+        txn.put_vm(new);
+        return Ok(());
+    }
+    if new.vm.spec.start_at.is_some_and(|start| start > txn.now) && new.host().is_none() {
+        txn.put_vm(new);
+        return Ok(());
+    }
+    place::start(txn, &new)
+}
+
+/// Stops a VM.
+pub(crate) fn stop(txn: &mut Txn<'_>, record: &VmRecord, grace_ms: u64) -> Result<(), AppError> {
+    not_deleting("stop", record)?;
+    if record.vm.power == Power::Stopped
+        && (record.vm.phase == VmPhase::Stopped || grace_ms >= record.shutdown_grace_ms)
+    {
+        return Ok(());
+    }
+    let mut new = record.clone();
+    new.vm.power = Power::Stopped;
+    new.vm.generation += 1;
+    new.power_generation = new.vm.generation;
+    new.wanted_since = txn.revision;
+    new.shutdown_grace_ms = grace_ms;
+    new.vm.message = None;
+    step(&mut new, VmEvent::StopWanted)?;
+    if new.vm.phase == VmPhase::Stopped && record.vm.phase == VmPhase::Pending {
+        txn.vm_event(Severity::Info, EventKind::VmStopped, &new, "stopped before it was placed");
+    }
+    txn.put_vm(new);
+    Ok(())
+}
+
+/// Reboots a VM.
+pub(crate) fn reboot(txn: &mut Txn<'_>, record: &VmRecord) -> Result<(), AppError> {
+    if record.vm.phase != VmPhase::Running {
+        return Err(wrong_state("reboot", record, "start it with `plimsoll vm start`"));
+    }
+    let mut new = record.clone();
+    new.vm.reboots += 1;
+    new.vm.generation += 1;
+    txn.vm_event(Severity::Info, EventKind::VmRebooted, &new, "reboot asked for");
+    txn.put_vm(new);
+    Ok(())
+}
+
+/// Deletes a VM: its record goes when its hosts have confirmed that they hold nothing of it.
+pub(crate) fn delete(txn: &mut Txn<'_>, record: &VmRecord) {
+    if record.vm.phase == VmPhase::Deleting {
+        return;
+    }
+    let mut new = record.clone();
+    new.vm.phase = VmPhase::Deleting;
+    new.vm.power = Power::Stopped;
+    new.vm.generation += 1;
+    new.wanted_since = txn.revision;
+    if let Some(host) = new.host() {
+        let cleanup = Cleanup { incarnation: new.vm.incarnation, delete_disk: true };
+        new.cleanups.insert(host, cleanup);
+    }
+    new.vm.message = None;
+    txn.vm_event(Severity::Info, EventKind::VmDeleteRequested, &new, "deletion asked for");
+    if new.cleanups.is_empty() {
+        txn.vm_event(Severity::Info, EventKind::VmDeleted, &new, "deleted");
+        txn.remove_vm(new.vm.id);
+    } else {
+        txn.put_vm(new);
+    }
+}
+
+/// Changes a VM's spec.
+pub(crate) fn set(
+    txn: &mut Txn<'_>,
+    record: &VmRecord,
+    request: SetVmRequest,
+) -> Result<(), AppError> {
+    not_deleting("change", record)?;
+    if let Some(expected) = request.if_generation
+        && expected != record.vm.generation
+    {
+        return Err(AppError::Conflict {
+            what: Noun::Vm,
+            name: record.vm.name.to_string(),
+            expected,
+            actual: record.vm.generation,
+        });
+    }
+    let mut new = record.clone();
+    apply(&mut new, request);
+    if new.vm.spec == record.vm.spec {
+        return Ok(());
+    }
+    check_values(txn, record, &new)?;
+    check_room(txn, record, &new)?;
+    new.vm.generation += 1;
+    new.end_announced &= new.vm.spec.end_at == record.vm.spec.end_at;
+    place::mark_fencing(&txn.state, &mut new, false);
+    let message = differences(&record.vm.spec.resources, &new.vm.spec.resources);
+    txn.vm_event(Severity::Info, EventKind::VmChanged, &new, message);
+    txn.put_vm(new);
+    Ok(())
+}
+
+fn apply(new: &mut VmRecord, request: SetVmRequest) {
+    let spec = &mut new.vm.spec;
+    let resources = &mut spec.resources;
+    resources.cpu = request.cpu.unwrap_or(resources.cpu);
+    resources.memory = request.memory.unwrap_or(resources.memory);
+    resources.disk = request.disk.unwrap_or(resources.disk);
+    resources.disk_bandwidth = request.disk_bandwidth.unwrap_or(resources.disk_bandwidth);
+    resources.disk_iops = request.disk_iops.unwrap_or(resources.disk_iops);
+    resources.network = request.network.unwrap_or(resources.network);
+    spec.end_at = request.end_at.or(spec.end_at);
+    spec.restart = request.restart.unwrap_or(spec.restart);
+    spec.on_host_failure = request.on_host_failure.unwrap_or(spec.on_host_failure);
+    if let Some(constraints) = request.constraints {
+        spec.constraints = constraints;
+    }
+}
+
+fn check_values(txn: &Txn<'_>, old: &VmRecord, new: &VmRecord) -> Result<(), AppError> {
+    let (was, is) = (&old.vm.spec, &new.vm.spec);
+    validate::resources(&is.resources, "resources")?;
+    validate::constraints(&is.constraints, "constraints")?;
+    if is.end_at != was.end_at {
+        validate::ends(is.start_at, is.end_at, "spec", txn.now)?;
+    }
+    if is.resources.disk < was.resources.disk {
+        return Err(AppError::invalid(
+            "disk",
+            format!("{} is less than the {} that it has", is.resources.disk, was.resources.disk),
+            "a disk only grows: create a new VM with a smaller one",
+        ));
+    }
+    if let Some(image) = txn.state.images.get(&old.image) {
+        let mut resources = is.resources.clone();
+        validate::against_image(&mut resources, &image.image, "resources")?;
+    }
+    let runs = old.host().is_some() && old.claim == Claim::Full;
+    if runs && is.resources.memory > old.booted_memory && is.resources.memory > was.resources.memory
+    {
+        return Err(AppError::invalid(
+            "memory",
+            format!(
+                "{} is more than the {} with which it booted",
+                is.resources.memory, old.booted_memory
+            ),
+            "stop it first: it starts with the new size",
+        ));
+    }
+    Ok(())
+}
+
+/// Growth must fit into the project's quota and on the present host, whose other VMs the new
+/// constraints must tolerate.
+fn check_room(txn: &mut Txn<'_>, old: &VmRecord, new: &VmRecord) -> Result<(), AppError> {
+    if let Some(project) = txn.state.project(old.vm.project) {
+        quota::check_quota(&txn.state, project, &old.used(), &new.used(), 0)?;
+    }
+    let Some(host) = old.host() else { return Ok(()) };
+    let demand = match new.claim {
+        Claim::Full => new.demand(new.overhead),
+        Claim::Disk => only_disk(&new.vm.spec.resources),
+    };
+    let grows = new.vm.spec.resources.first_above(&old.vm.spec.resources).is_some();
+    if !grows && new.vm.spec.constraints == old.vm.spec.constraints {
+        return Ok(());
+    }
+    let request = Request { pinned_host: Some(host), ..new.request(demand) };
+    let policy = new.vm.policy.unwrap_or(txn.state.settings().policy);
+    let Err(refusals) = txn.cluster().decide(&request, policy) else { return Ok(()) };
+    // A host that takes no new VMs still keeps those that it has.
+    let explanation = txn.cluster().explain(&request, policy);
+    let stays = explanation.hosts.iter().find(|verdict| verdict.host == host).is_some_and(|v| {
+        match &v.verdict {
+            Verdict::Refused { reasons } => {
+                reasons.iter().all(|reason| matches!(reason, Refusal::Unschedulable { .. }))
+            }
+            Verdict::Possible { .. } => true,
+        }
+    });
+    if stays {
+        return Ok(());
+    }
+    Err(AppError::NoCapacity { vm: new.vm.name.clone(), refusals })
+}
+
+fn differences(old: &Resources, new: &Resources) -> String {
+    let mut changes = Vec::new();
+    for element in plimsoll_model::Element::SCALARS {
+        let (was, is) = (old.get(&element), new.get(&element));
+        if was != is {
+            changes.push(format!("{element} {} -> {}", element.print(was), element.print(is)));
+        }
+    }
+    if changes.is_empty() { "changed".to_owned() } else { changes.join(", ") }
+}
+
+/// Why a VM of a fenced host is not started elsewhere, and what would help.
+pub(crate) fn why_it_waits(record: &VmRecord, host: &str) -> String {
+    match record.vm.spec.on_host_failure {
+        OnHostFailure::Wait => format!("waits for host {host}, as it asks (on_host_failure: wait)"),
+        OnHostFailure::Restart => format!(
+            "its disk is on host {host}: bring the host back, or give the disk up with \
+             `plimsoll vm set --on-host-failure recreate`"
+        ),
+        OnHostFailure::Recreate => format!(
+            "host {host} is fenced only by its lease, which did not cover this VM yet: fence the \
+             host with `plimsoll host fence`"
+        ),
+    }
+}
