@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The port at which an agent listens for the manager where none is said.
-pub const DEFAULT_PORT: u16 = 7703;
+pub const DEFAULT_PORT: u16 = 8008;
 
 /// Where the file is looked for when none is named.
 pub const DEFAULT_CONFIG_PATH: &str = "/etc/plimsoll/agent.toml";
@@ -378,7 +378,7 @@ mod tests {
             r#"
             name = "host-a"
             data_dir = "/srv/plimsoll"
-            listen = "10.0.0.1:7703"
+            listen = "10.0.0.1:8008"
             rack = "r1"
             labels = { disk = "ssd" }
             capacity = { cpu = 8, memory = "32GiB" }

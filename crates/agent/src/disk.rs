@@ -315,12 +315,17 @@ impl Disks {
         }
         self.require_space(size.saturating_sub(facts.virtual_size))?;
         let path = self.disk_path(vm, index);
+        // Without its image: in a shared pool that lies elsewhere on each host, and it is never
+        // larger than the disk, so that what is added reads as zeros.
+        let alone = serde_json::json!({
+            "driver": "qcow2",
+            "backing": null,
+            "file": {"driver": "file", "filename": path.to_string_lossy()},
+        });
         let arguments = vec![
             "resize".into(),
             "-q".into(),
-            "-f".into(),
-            "qcow2".into(),
-            path.clone().into_os_string(),
+            format!("json:{alone}").into(),
             size.get().to_string().into(),
         ];
         qemu_img("resize", &path, arguments).await?;

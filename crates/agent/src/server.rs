@@ -9,6 +9,9 @@ mod console;
 mod handlers;
 mod problem;
 
+#[cfg(test)]
+mod tests;
+
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;

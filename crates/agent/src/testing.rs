@@ -1,5 +1,6 @@
 //! What several tests need: a cluster's CA, a manager that answers as told, waiting with a limit.
 
+mod host;
 mod manager;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -11,6 +12,7 @@ use rcgen::{
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
 
+pub(crate) use host::environment;
 pub(crate) use manager::{Behaviour, FakeManager};
 
 pub(crate) fn host_spec() -> HostSpec {
@@ -19,7 +21,7 @@ pub(crate) fn host_spec() -> HostSpec {
         zone: None,
         labels: BTreeMap::new(),
         capacity: Resources::default(),
-        agent_address: "192.0.2.1:7703".into(),
+        agent_address: "192.0.2.1:8008".into(),
         underlay_address: [192, 0, 2, 1].into(),
         storage: StoragePool::Local,
         accelerator: "tcg".into(),

@@ -70,6 +70,17 @@ async fn an_overlay_is_made_once_grown_and_deleted() {
 }
 
 #[tokio::test]
+async fn a_disk_grows_where_its_image_lies_elsewhere() {
+    let place = place();
+    let base = base(&image(&place, &[]).await);
+    place.disks.create(vm(1), 0, Some(&base), mib(16)).await.unwrap();
+    fs::remove_file(&base.path).unwrap();
+    let grown = place.disks.grow(vm(1), 0, mib(32)).await.unwrap();
+    assert_eq!(grown.virtual_size, mib(32));
+    assert_eq!(grown.base, Some(base.path));
+}
+
+#[tokio::test]
 async fn what_a_crash_left_half_done_is_done_again() {
     let place = place();
     let base = base(&image(&place, &[]).await);
