@@ -1,0 +1,326 @@
+//! `plimsoll server`, `agent`, `doctor`, `host`, `events`, `settings`, `status`, `whoami`, `bench`,
+//! `completion`.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand};
+use plimsoll_model::{
+    BitsPerSecond, Bytes, BytesPerSecond, IoPerSecond, Label, MilliCores, Name, Policy,
+};
+
+use super::values::duration;
+
+/// Runs the manager.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Options go over what the file says. At the first start the cluster's CA and an admin token are
+made; the token lies in the data directory, readable only by the manager's user.
+
+Examples:
+  plimsoll server --data-dir /var/lib/plimsoll/manager --listen 0.0.0.0:7700
+  plimsoll server --config /etc/plimsoll/server.toml")]
+pub(crate) struct ServerArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where the cluster's state is kept
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Where users are served, over TLS
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Where agents are served, over mutual TLS
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) cluster_listen: Option<SocketAddr>,
+    /// The address by which agents reach the manager
+    #[arg(long, value_name = "HOST")]
+    pub(crate) advertise: Option<String>,
+    /// A unix socket on which users are served too
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+/// Runs the agent.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+The join token is needed once: it is good for one host and a short time. Without --join or
+--join-file the variable PLIMSOLL_JOIN_TOKEN is read; other users of the machine can see the
+arguments of a command, but neither its files nor its environment.
+
+Examples:
+  plimsoll agent --join-file join.token
+  plimsoll join-token create | plimsoll agent --join -
+  plimsoll agent --config /etc/plimsoll/agent.toml")]
+pub(crate) struct AgentArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Join the cluster of this token, unless this host has joined; `-` reads standard input
+    #[arg(long, value_name = "TOKEN", conflicts_with = "join_file")]
+    pub(crate) join: Option<String>,
+    /// The file with the join token
+    #[arg(long, value_name = "FILE")]
+    pub(crate) join_file: Option<PathBuf>,
+    /// The host's name in the cluster; by default the machine's
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<Name>,
+    /// Where everything that must survive a reboot is kept
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Where sockets are kept
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+    /// Where the agent listens for the manager
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// The rack
+    #[arg(long, value_name = "LABEL")]
+    pub(crate) rack: Option<Label>,
+    /// The zone
+    #[arg(long, value_name = "LABEL")]
+    pub(crate) zone: Option<Label>,
+    /// Cores that the host is said to have; by default measured
+    #[arg(long, value_name = "CORES", help_heading = "Capacity")]
+    pub(crate) cpu: Option<MilliCores>,
+    /// Memory that the host is said to have
+    #[arg(long, value_name = "SIZE", help_heading = "Capacity")]
+    pub(crate) memory: Option<Bytes>,
+    /// Disk space that the host is said to have
+    #[arg(long, value_name = "SIZE", help_heading = "Capacity")]
+    pub(crate) disk: Option<Bytes>,
+    /// Disk bandwidth that the host is said to have
+    #[arg(long, value_name = "RATE", help_heading = "Capacity")]
+    pub(crate) disk_bandwidth: Option<BytesPerSecond>,
+    /// Disk operations per second that the host is said to have
+    #[arg(long, value_name = "IOPS", help_heading = "Capacity")]
+    pub(crate) disk_iops: Option<IoPerSecond>,
+    /// Network bandwidth that the host is said to have
+    #[arg(long, value_name = "RATE", help_heading = "Capacity")]
+    pub(crate) network: Option<BitsPerSecond>,
+}
+
+/// Looks at this machine.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Each thing is tried, not looked up: a line says what was seen and what would help.
+The exit code is 1 if something is missing without which no VM can run.
+
+Examples:
+  plimsoll doctor
+  plimsoll doctor --json")]
+pub(crate) struct DoctorArgs {
+    /// The agent's configuration file, for its directories and its QEMU
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Hosts.
+#[derive(Debug, Subcommand)]
+pub(crate) enum HostCommand {
+    /// List the hosts
+    #[command(
+        visible_alias = "ls",
+        after_help = "\
+Examples:
+  plimsoll host list"
+    )]
+    List,
+    /// Show a host in full
+    #[command(after_help = "\
+Examples:
+  plimsoll host show host-1")]
+    Show(HostArgs),
+    /// Place nothing new on a host; VMs that run there stay until they are stopped
+    #[command(after_help = "\
+Examples:
+  plimsoll host drain host-1")]
+    Drain(HostArgs),
+    /// Place VMs on a host again
+    #[command(after_help = "\
+Examples:
+  plimsoll host undrain host-1")]
+    Undrain(HostArgs),
+    /// Say that a silent host is known to run nothing: its VMs may be restarted elsewhere
+    #[command(after_help = "\
+Only say so if it is true, such as because its power is off: otherwise VMs would run twice.
+
+Examples:
+  plimsoll host fence host-3 --yes")]
+    Fence(HostConfirmArgs),
+    /// Remove a host that holds no VM from the cluster
+    #[command(after_help = "\
+Examples:
+  plimsoll host remove host-3")]
+    Remove(HostConfirmArgs),
+}
+
+/// A host.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct HostArgs {
+    /// The host
+    #[arg(value_name = "HOST")]
+    pub(crate) name: Name,
+}
+
+/// A host, to which something is done that is asked about.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct HostConfirmArgs {
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+    /// Do not ask
+    #[arg(long, short = 'y')]
+    pub(crate) yes: bool,
+}
+
+/// Prints events.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+With --project (or PLIMSOLL_PROJECT) only that project's. With --follow and --json one object a line.
+
+Examples:
+  plimsoll events --follow
+  plimsoll events --project shop --vm web-1
+  plimsoll events --after 1200 --limit 500 --json")]
+pub(crate) struct EventsArgs {
+    /// Go on with those that come, until interrupted
+    #[arg(long, short = 'f')]
+    pub(crate) follow: bool,
+    /// Only those after this place in the log
+    #[arg(long, value_name = "SEQUENCE")]
+    pub(crate) after: Option<u64>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 100,
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
+    /// Only those of this VM of the project
+    #[arg(long, value_name = "VM", requires = "project")]
+    pub(crate) vm: Option<Name>,
+}
+
+/// Settings.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SettingsCommand {
+    /// Show the settings
+    #[command(after_help = "\
+Examples:
+  plimsoll settings show")]
+    Show,
+    /// Change settings; what is not given stays
+    #[command(after_help = "\
+Examples:
+  plimsoll settings set --policy least-free
+  plimsoll settings set --dead-after 60s --lease 30s")]
+    Set(SettingsArgs),
+}
+
+/// Changes settings.
+#[derive(Clone, Debug, Args)]
+#[group(id = "setting", required = true, multiple = true, args = [
+    "policy", "unreachable_after", "dead_after", "lease", "vm_memory_overhead", "end_warning",
+    "price_core", "price_memory", "price_disk", "price_network", "price_accelerator"])]
+pub(crate) struct SettingsArgs {
+    /// The placement policy
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) policy: Option<Policy>,
+    /// A host that has been silent for so long is unreachable
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) unreachable_after: Option<Duration>,
+    /// And after so long, dead
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) dead_after: Option<Duration>,
+    /// How long a host's lease lasts; 0s: hosts have none
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) lease: Option<Duration>,
+    /// Memory that a VM costs its host beside its own
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) vm_memory_overhead: Option<Bytes>,
+    /// How long before a VM's end its guest is warned
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) end_warning: Option<Duration>,
+    /// Millionths of a credit for a core for an hour
+    #[arg(long, value_name = "PRICE", help_heading = "Prices")]
+    pub(crate) price_core: Option<u64>,
+    /// Millionths of a credit for a GiB of memory for an hour
+    #[arg(long, value_name = "PRICE", help_heading = "Prices")]
+    pub(crate) price_memory: Option<u64>,
+    /// Millionths of a credit for a GiB of disk for an hour
+    #[arg(long, value_name = "PRICE", help_heading = "Prices")]
+    pub(crate) price_disk: Option<u64>,
+    /// Millionths of a credit for a Gbit/s of network for an hour
+    #[arg(long, value_name = "PRICE", help_heading = "Prices")]
+    pub(crate) price_network: Option<u64>,
+    /// Millionths of a credit for an accelerator for an hour
+    #[arg(long, value_name = "PRICE", help_heading = "Prices")]
+    pub(crate) price_accelerator: Option<u64>,
+}
+
+/// Shows the cluster in numbers.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  plimsoll status
+  plimsoll status --tasks")]
+pub(crate) struct StatusArgs {
+    /// Show each reconciler's last result too
+    #[arg(long)]
+    pub(crate) tasks: bool,
+}
+
+/// Shows who asks.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  plimsoll whoami")]
+pub(crate) struct WhoamiArgs {}
+
+/// Benchmarks.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Durable creations of VMs through the REST API, with fake agents
+    #[command(after_help = "\
+A manager of its own is started on this machine, with its store on disk, and ended afterwards.
+
+Examples:
+  plimsoll bench manager --hosts 1000 --vms 20000 --json")]
+    Manager(BenchManagerArgs),
+}
+
+/// Measures the manager.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchManagerArgs {
+    /// How many fake agents
+    #[arg(long, value_name = "N", default_value_t = 1000,
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) hosts: u32,
+    /// How many VMs to create
+    #[arg(long, value_name = "N", default_value_t = 20_000,
+          value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) vms: u32,
+    /// How many VMs in one request
+    #[arg(long, value_name = "N", default_value_t = 100,
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) batch: u32,
+    /// Where the manager keeps its state meanwhile; by default a temporary directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+}
+
+/// Prints a completion script.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  plimsoll completion bash > /etc/bash_completion.d/plimsoll
+  plimsoll completion zsh > ~/.zfunc/_plimsoll")]
+pub(crate) struct CompletionArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Guards one VM.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct GuardArgs {
+    /// The VM's directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+}

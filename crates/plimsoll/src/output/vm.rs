@@ -1,0 +1,250 @@
+//! VMs as people read them.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use plimsoll_api::v1::VmView;
+use plimsoll_model::{Element, Power, Resources, VmPhase};
+
+use super::{Output, Tone, age, or_dash};
+
+/// What a phase means at a glance.
+const fn tone(phase: VmPhase) -> Tone {
+    match phase {
+        VmPhase::Running => Tone::Good,
+        VmPhase::Pending | VmPhase::Starting | VmPhase::Stopping | VmPhase::Deleting => {
+            Tone::Attention
+        }
+        VmPhase::Stopped => Tone::Plain,
+        VmPhase::Failed | VmPhase::Unknown => Tone::Bad,
+    }
+}
+
+fn addresses(vm: &VmView) -> String {
+    match vm.addresses.as_slice() {
+        [] => "-".to_owned(),
+        some => some.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+    }
+}
+
+/// What there is to say about where a VM is: the reason, or what is wrong.
+fn why(vm: &VmView) -> String {
+    match (vm.state, &vm.message, &vm.placement_reason) {
+        (VmPhase::Running | VmPhase::Stopped, None, Some(reason)) => reason.clone(),
+        (_, Some(message), _) => message.clone(),
+        (_, None, Some(reason)) => reason.clone(),
+        _ => "-".to_owned(),
+    }
+}
+
+/// Many VMs; with `projects` whose they are.
+pub(crate) fn list(output: &Output, vms: &[VmView], projects: bool) -> String {
+    let mut titles = vec!["NAME", "STATE", "HOST", "ADDRESSES", "CPU", "MEMORY", "DISK", "WHY"];
+    if projects {
+        titles.insert(0, "PROJECT");
+    }
+    let mut table = output.table(&titles);
+    for vm in vms {
+        let mut row = vec![
+            output.cell(&vm.name, Tone::Plain),
+            output.cell(vm.state, tone(vm.state)),
+            output.cell(or_dash(vm.host.as_ref()), Tone::Plain),
+            output.cell(addresses(vm), Tone::Plain),
+            output.cell(vm.resources.cpu, Tone::Plain),
+            output.cell(vm.resources.memory, Tone::Plain),
+            output.cell(vm.resources.disk, Tone::Plain),
+            output.cell(why(vm), Tone::Plain),
+        ];
+        if projects {
+            row.insert(0, output.cell(&vm.project, Tone::Plain));
+        }
+        table.add_row(row);
+    }
+    output.finish(table)
+}
+
+/// A vector in one line.
+pub(crate) fn resources(resources: &Resources) -> String {
+    let parts: Vec<String> = resources
+        .elements()
+        .map(|(element, amount)| match element {
+            Element::Memory | Element::Disk => format!("{} {element}", element.print(amount)),
+            Element::DiskBandwidth | Element::Network => {
+                format!("{} {element}", element.print(amount))
+            }
+            Element::Accelerator(model) => {
+                format!("{} {model}", plimsoll_model::MilliCores(amount))
+            }
+            other => other.print(amount),
+        })
+        .collect();
+    if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
+}
+
+/// One VM in full.
+pub(crate) fn show(output: &Output, vm: &VmView, now: Timestamp) -> String {
+    let power = match vm.power {
+        Power::Running => "running",
+        Power::Stopped => "stopped",
+    };
+    let mut facts = vec![
+        ("name", vm.name.to_string()),
+        ("id", vm.id.to_string()),
+        ("project", vm.project.to_string()),
+        (
+            "state",
+            format!(
+                "{} for {} (wanted: {power})",
+                output.paint(&vm.state.to_string(), tone(vm.state)),
+                age(vm.state_since, now)
+            ),
+        ),
+    ];
+    if let Some(message) = &vm.message {
+        facts.push(("message", message.clone()));
+    }
+    facts.push(("host", or_dash(vm.host.as_ref())));
+    if let Some(reason) = &vm.placement_reason {
+        facts.push(("why there", reason.clone()));
+    }
+    facts.push(("image", vm.spec.image.to_string()));
+    facts.push(("addresses", addresses(vm)));
+    facts.push(("networks", names(&vm.spec.networks)));
+    facts.push(("resources", resources(&vm.resources)));
+    if let Some(application) = &vm.spec.application {
+        facts.push(("application", application.to_string()));
+    }
+    if !vm.spec.groups.is_empty() {
+        facts.push(("groups", names(&vm.spec.groups)));
+    }
+    for constraint in &vm.spec.constraints {
+        facts.push(("constraint", constraint.to_string()));
+    }
+    if let Some(at) = vm.spec.start_at {
+        facts.push(("starts at", at.to_string()));
+    }
+    if let Some(at) = vm.spec.end_at {
+        facts.push(("ends at", at.to_string()));
+    }
+    facts.push((
+        "generation",
+        if vm.generation == vm.observed_generation {
+            format!("{}, carried out", vm.generation)
+        } else {
+            format!("{}, of which {} is carried out", vm.generation, vm.observed_generation)
+        },
+    ));
+    facts.push(("restarts", vm.restarts.to_string()));
+    facts.push(("created", format!("{} ({} ago)", vm.created_at, age(vm.created_at, now))));
+    let limits = limits(vm);
+    if !limits.is_empty() {
+        facts.push(("limits now", limits));
+    }
+    if let Some(guest) = &vm.guest {
+        facts.push((
+            "guest",
+            format!(
+                "{}, kernel {}, up {}, agent {}",
+                guest.os_name,
+                guest.kernel_release,
+                duration(guest.uptime_ms),
+                guest.agent_version
+            ),
+        ));
+    } else if vm.state == VmPhase::Running {
+        facts.push(("guest", "its agent does not answer, or the image has none".to_owned()));
+    }
+    output.facts(&facts)
+}
+
+fn duration(milliseconds: u64) -> String {
+    let seconds = milliseconds / 1000;
+    if seconds < 60 {
+        format!("{seconds}s")
+    } else {
+        format!("{}m {}s", seconds / 60, seconds % 60)
+    }
+}
+
+fn names<'a>(names: impl IntoIterator<Item = &'a plimsoll_model::Name>) -> String {
+    let names: Vec<_> = names.into_iter().map(ToString::to_string).collect();
+    if names.is_empty() { "-".to_owned() } else { names.join(", ") }
+}
+
+/// The limits that the host has set, as it read them back.
+fn limits(vm: &VmView) -> String {
+    let Some(actual) = &vm.limits else { return String::new() };
+    let mut text = String::new();
+    let mut add = |what: &str, value: Option<String>| {
+        if let Some(value) = value {
+            let separator = if text.is_empty() { "" } else { ", " };
+            let _ = write!(text, "{separator}{what} {value}");
+        }
+    };
+    let rate = |value: Option<(u64, String)>| {
+        value.map(|(amount, text)| if amount == 0 { "not limited".to_owned() } else { text })
+    };
+    add("cpu", actual.cpu.map(|cpu| cpu.to_string()));
+    add("vcpus", actual.vcpus.map(|count| count.to_string()));
+    add("memory", actual.memory.map(|memory| memory.to_string()));
+    add("disk", actual.disk.map(|disk| disk.to_string()));
+    add("disk bandwidth", rate(actual.disk_bandwidth.map(|x| (x.0, x.to_string()))));
+    add("disk operations", rate(actual.disk_iops.map(|x| (x.0, format!("{x}/s")))));
+    add("network", rate(actual.network.map(|x| (x.0, x.to_string()))));
+    text
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A VM for goldens.
+    pub(crate) fn sample(name: &str) -> VmView {
+        serde_json::from_value(serde_json::json!({
+            "id": "vm-00000000000000000000000000003f2c",
+            "name": name,
+            "project": "shop",
+            "state": "running",
+            "state_since": "2030-01-01T00:00:00Z",
+            "host": "host-1",
+            "placement_reason": "most-free 0.812, best of 3",
+            "addresses": ["10.20.0.2"],
+            "resources": {"cpu": "500m", "memory": "128MiB", "disk": "1GiB", "network": "20Mbit/s"},
+            "spec": {
+                "resources": {"cpu": "500m", "memory": "128MiB", "disk": "1GiB", "network": "20Mbit/s"},
+                "image": "tiny",
+                "networks": ["shop"],
+                "application": "web",
+                "groups": ["web"],
+                "constraints": [{"strength": "required", "anti_affinity": {"group": "web"}}]
+            },
+            "power": "running",
+            "generation": 2,
+            "observed_generation": 1,
+            "message": null,
+            "created_at": "2030-01-01T00:00:00Z",
+            "restarts": 0,
+            "limits": {"cpu": "500m", "memory": "128MiB", "vcpus": 1, "disk_bandwidth": "0B/s",
+                       "disk_iops": "0", "network": "20Mbit/s", "disk": "1GiB"},
+            "guest": null
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn vms_are_a_table_of_where_and_why() {
+        let mut waiting = sample("web-2");
+        waiting.state = VmPhase::Pending;
+        waiting.host = None;
+        waiting.addresses.clear();
+        waiting.message = Some("no host can hold it: insufficient memory on 3 hosts".to_owned());
+        let text = list(&Output::plain(), &[sample("web-1"), waiting], true);
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn a_vm_is_shown_in_full() {
+        let now = "2030-01-01T01:02:03Z".parse().unwrap();
+        insta::assert_snapshot!(show(&Output::plain(), &sample("web-1"), now));
+    }
+}
