@@ -37,6 +37,12 @@ impl ClusterClient {
         Ok(Self { transport })
     }
 
+    /// The manager's address as it was given.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.transport.address
+    }
+
     /// Tells what the host observes. `limit` bounds the whole exchange: keep it well below the lease.
     ///
     /// # Errors
