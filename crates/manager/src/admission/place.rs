@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use plimsoll_api::v1::VmRequest;
 use plimsoll_model::{
     DiskLocation, EventKind, HostId, ImageId, MilliCores, Name, Placement, Policy, Power, Project,
-    ProjectId, Resources, Severity, Vm, VmEvent, VmId, VmPhase, VmSpec,
+    ProjectId, Resources, Severity, StoragePool, Vm, VmEvent, VmId, VmPhase, VmSpec,
 };
 use plimsoll_placement::{Choice, Request, SplitLimits};
 
@@ -31,8 +31,6 @@ pub(crate) struct Wanted {
     pub(crate) name: Name,
     pub(crate) spec: VmSpec,
     pub(crate) image: ImageId,
-    /// Where in the request it was asked for.
-    pub(crate) field: String,
 }
 
 /// The VMs of one entry of a request.
@@ -63,7 +61,7 @@ pub(crate) fn expand(
     let resources_field = format!("{spec_field}.resources");
     let wanted = |name: Name, resources: Resources| {
         let spec = VmSpec { resources, ..entry.spec.clone() };
-        Wanted { name, spec, image: image.id, field: field.to_owned() }
+        Wanted { name, spec, image: image.id }
     };
     let mut vms = Vec::new();
     match (entry.count, &entry.split) {
@@ -187,7 +185,7 @@ fn register(
     wanted: &Wanted,
     policy: Option<Policy>,
 ) -> Result<VmId, AppError> {
-    let Wanted { name, spec, image, .. } = wanted;
+    let Wanted { name, spec, image } = wanted;
     if txn.state.vm_by_name(project.id, name).is_some() {
         return Err(AppError::AlreadyExists { what: Noun::Vm, name: name.to_string() });
     }
@@ -306,8 +304,12 @@ pub(crate) fn place(txn: &mut Txn<'_>, mut record: VmRecord, choice: &Choice) {
 /// Takes a VM from its host, which must confirm that it holds nothing of it.
 pub(crate) fn leave(record: &mut VmRecord, state: &State) {
     if let Some(placement) = record.vm.placement.take() {
-        let pool = matches!(record.vm.disk, Some(DiskLocation::Pool { .. }));
-        if state.host(placement.host).is_some() {
+        if let Some(host) = state.host(placement.host) {
+            // A host that has said nothing yet may have made the disk where others see it.
+            let pool = match &record.vm.disk {
+                Some(disk) => matches!(disk, DiskLocation::Pool { .. }),
+                None => matches!(host.host.spec.storage, StoragePool::Shared { .. }),
+            };
             let cleanup = crate::core::record::Cleanup {
                 incarnation: record.vm.incarnation,
                 delete_disk: !pool,
@@ -361,7 +363,10 @@ pub(crate) fn start(txn: &mut Txn<'_>, record: &VmRecord) -> Result<(), AppError
         .project(record.vm.project)
         .cloned()
         .ok_or_else(|| AppError::not_found(Noun::Project, record.vm.project))?;
-    quota::check_credits(&project)?;
+    // A VM that a host was taken from goes on; it does not start anew.
+    if !(record.host().is_none() && record.vm.incarnation > 0) {
+        quota::check_credits(&project)?;
+    }
     quota::check_quota(
         &txn.state,
         &project,

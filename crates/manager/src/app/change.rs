@@ -1,14 +1,18 @@
 //! Changes of one VM, inside a transaction.
 
 use plimsoll_api::v1::SetVmRequest;
-use plimsoll_model::{EventKind, OnHostFailure, Power, Resources, Severity, VmEvent, VmPhase};
+use plimsoll_model::{
+    DiskLocation, EventKind, HostId, HostPhase, Name, OnHostFailure, Power, Resources, Severity,
+    StoragePool, VmEvent, VmPhase,
+};
 use plimsoll_placement::{Refusal, Request, Verdict};
 
 use crate::{
     admission::{place, quota, validate},
     app::{AppError, Noun},
     core::{
-        record::{Claim, Cleanup, VmRecord, only_disk},
+        State,
+        record::{Claim, Cleanup, HostRecord, VmRecord, only_disk},
         txn::Txn,
     },
 };
@@ -119,6 +123,12 @@ pub(crate) fn delete(txn: &mut Txn<'_>, record: &VmRecord) {
     if let Some(host) = new.host() {
         let cleanup = Cleanup { incarnation: new.vm.incarnation, delete_disk: true };
         new.cleanups.insert(host, cleanup);
+    } else if let Some(DiskLocation::Pool { pool }) = &new.vm.disk {
+        // No host has it at present: any that sees the pool can remove its disk.
+        let cleanup = Cleanup { incarnation: new.vm.incarnation, delete_disk: true };
+        if let Some(host) = host_of_pool(&txn.state, pool) {
+            new.cleanups.insert(host, cleanup);
+        }
     }
     new.vm.message = None;
     txn.vm_event(Severity::Info, EventKind::VmDeleteRequested, &new, "deletion asked for");
@@ -128,6 +138,13 @@ pub(crate) fn delete(txn: &mut Txn<'_>, record: &VmRecord) {
     } else {
         txn.put_vm(new);
     }
+}
+
+fn host_of_pool(state: &State, pool: &Name) -> Option<HostId> {
+    let sees = |host: &&std::sync::Arc<HostRecord>| matches!(&host.host.spec.storage, StoragePool::Shared { pool: has } if has == pool);
+    let mut hosts: Vec<_> = state.hosts.values().filter(sees).collect();
+    hosts.sort_by_key(|host| (host.host.phase != HostPhase::Up, host.host.id));
+    hosts.first().map(|host| host.host.id)
 }
 
 /// Changes a VM's spec.

@@ -7,18 +7,13 @@ use plimsoll_api::{
     v1::{CreateVmsRequest, CreateVmsResponse, SetVmRequest, StopVmRequest, VmRequest, VmView},
 };
 use plimsoll_model::{
-    EventKind, HostId, HostPhase, Name, Policy, Power, Project, Role, Severity, VmEvent, VmId,
-    VmPhase,
+    EventKind, HostId, HostPhase, Name, Policy, Project, Role, Severity, VmId, VmPhase,
 };
 
 use crate::{
     admission::{place, place::Wanted, validate},
     app::{AppError, Caller, Noun, change},
-    core::{
-        Core, State,
-        record::{Cleanup, VmRecord},
-        txn::Txn,
-    },
+    core::{Core, State, record::VmRecord, txn::Txn},
 };
 
 /// The longest grace of a stop.

@@ -14,8 +14,8 @@ use serde::Serialize;
 
 use crate::core::{
     record::{
-        HostRecord, ImageRecord, JoinTokenRecord, ProjectRecord, SettingsRecord, TokenRecord,
-        VmRecord,
+        Claim, HostRecord, ImageRecord, JoinTokenRecord, ProjectRecord, SettingsRecord,
+        TokenRecord, VmRecord,
     },
     state::State,
 };
@@ -238,6 +238,9 @@ impl<'a> Txn<'a> {
             if old.vm.phase != record.vm.phase {
                 record.vm.phase_since = self.now;
             }
+        }
+        if record.claim == Claim::Disk {
+            record.devices = plimsoll_placement::Devices::default();
         }
         let before = old.as_ref().map(|old| old.held()).unwrap_or_default();
         if before != record.held() {

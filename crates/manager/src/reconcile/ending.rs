@@ -1,0 +1,57 @@
+//! VMs with an end: announced, then stopped. The agent warns the guest; it knows the end.
+
+use plimsoll_model::{EventKind, Power, Severity, VmId, VmPhase};
+
+use crate::{
+    admission::place::DEFAULT_GRACE_MS,
+    app::{AppError, change},
+    core::{Core, State, record::VmRecord},
+};
+
+pub(crate) async fn reconcile(core: Core) -> Result<String, AppError> {
+    let due = due(&core.snapshot(), core.now());
+    if due.is_empty() {
+        return Ok("nothing ends".to_owned());
+    }
+    let (announced, ended) = core
+        .submit(None, move |txn| {
+            let (mut announced, mut ended) = (0, 0);
+            for id in self::due(&txn.state, txn.now) {
+                let Some(record) = txn.state.vm(id).cloned() else { continue };
+                let Some(end) = record.vm.spec.end_at else { continue };
+                if end <= txn.now {
+                    let kind = EventKind::VmEnded;
+                    txn.vm_event(Severity::Info, kind, &record, format!("its end was {end}"));
+                    change::stop(txn, &record, DEFAULT_GRACE_MS)?;
+                    ended += 1;
+                } else {
+                    let mut new = (*record).clone();
+                    new.end_announced = true;
+                    let kind = EventKind::VmEndingSoon;
+                    txn.vm_event(Severity::Info, kind, &new, format!("it is stopped at {end}"));
+                    txn.put_vm(new);
+                    announced += 1;
+                }
+            }
+            Ok((announced, ended))
+        })
+        .await?;
+    Ok(format!("{announced} ends announced, {ended} VMs ended"))
+}
+
+fn due(state: &State, now: plimsoll_model::Timestamp) -> Vec<VmId> {
+    let warning = jiff::SignedDuration::from_secs(state.settings().end_warning_s.into());
+    let soon = now.checked_add(warning).unwrap_or(plimsoll_model::Timestamp::MAX);
+    let is_due = |record: &VmRecord| {
+        record.vm.power == Power::Running
+            && record.vm.phase != VmPhase::Deleting
+            && record.vm.spec.end_at.is_some_and(|end| end <= now || !record.end_announced)
+    };
+    state
+        .ends
+        .iter()
+        .take_while(|(end, _)| *end <= soon)
+        .filter(|(_, id)| state.vm(*id).is_some_and(|record| is_due(record)))
+        .map(|(_, id)| *id)
+        .collect()
+}
