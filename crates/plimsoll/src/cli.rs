@@ -133,7 +133,7 @@ pub(crate) enum Command {
     /// Make a project what a file says it is
     Apply(vm::ApplyArgs),
     /// Try a request without making it: every host's refusal, or its score
-    Explain(vm::ExplainArgs),
+    Explain(Box<vm::ExplainArgs>),
     /// What happened in the cluster
     Events(cluster::EventsArgs),
     /// Tokens of users

@@ -187,14 +187,19 @@ impl Connection {
 /// Reads a token from its file.
 pub(crate) fn read_token(path: &Path) -> Outcome<String> {
     let what = || format!("cannot read the token file {}", path.display());
-    let size = fs::metadata(path).or_usage(what)?.len();
+    let hint = "`plimsoll token create --out FILE` makes such a file";
+    let size = fs::metadata(path).or_usage(what).map_err(|failure| failure.hint(hint))?.len();
     if size > LONGEST_TOKEN {
-        return Err(Failure::usage(format!("{} is too long for a token", path.display())));
+        return Err(
+            Failure::usage(format!("{} is too long for a token", path.display())).hint(hint)
+        );
     }
     let text = fs::read_to_string(path).or_usage(what)?;
     let token = text.trim();
     if token.is_empty() {
-        return Err(Failure::usage(format!("the token file {} is empty", path.display())));
+        return Err(
+            Failure::usage(format!("the token file {} is empty", path.display())).hint(hint)
+        );
     }
     Ok(token.to_owned())
 }

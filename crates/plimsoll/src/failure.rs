@@ -106,7 +106,9 @@ impl Failure {
         for (subject, detail) in &self.details {
             let _ = writeln!(text, "  {subject}: {detail}");
         }
-        if let Some(hint) = &self.hint {
+        let general =
+            (self.exit == USAGE).then_some("`--help` after a command shows what it takes");
+        if let Some(hint) = self.hint.as_deref().or(general) {
             let _ = write!(text, "\nhint: {hint}\n");
         }
         Some(text)

@@ -122,15 +122,12 @@ async fn carry_out(
             client.create_network(project, request).await.or_fail(failed)?;
         }
         Step::SetVm { name, request, .. } => {
-            let vm = client
-                .set_vm(project, name, request)
-                .await
-                .or_fail(failed)
-                .map_err(|failure| not_live(failure))?;
+            let vm =
+                client.set_vm(project, name, request).await.or_fail(failed).map_err(not_live)?;
             return Ok(vec![(name.clone(), Wanted::Generation(vm.generation))]);
         }
         Step::DeleteVm { name, .. } => {
-            gone(client.delete_vm(project, name).await).or_fail(failed)?
+            gone(client.delete_vm(project, name).await).or_fail(failed)?;
         }
         Step::CreateVms { request } => {
             let created = client.create_vms(project, request).await.or_fail(failed)?;
@@ -139,7 +136,9 @@ async fn carry_out(
         Step::DeleteNetwork { name } => {
             gone(client.delete_network(project, name).await).or_fail(failed)?;
         }
-        Step::DeleteProject { name } => gone(client.delete_project(name).await).or_fail(failed)?,
+        Step::DeleteProject { name } => {
+            gone(client.delete_project(name).await).or_fail(failed)?;
+        }
     }
     Ok(Vec::new())
 }

@@ -118,7 +118,8 @@ fn read(path: &Path) -> Outcome<String> {
     } else {
         fs::File::open(path)
             .and_then(|file| file.take(limit).read_to_string(&mut text))
-            .or_usage(|| "cannot read the description".to_owned())?;
+            .or_usage(|| "cannot read the description".to_owned())
+            .map_err(|failure| failure.hint("-f names the file; examples/webshop.toml is one"))?;
     }
     if text.len() > LONGEST {
         return Err(Failure::usage(format!("{} is longer than {LONGEST} bytes", path.display())));

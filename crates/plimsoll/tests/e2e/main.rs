@@ -1,0 +1,7 @@
+//! Scenarios on a real lab: a manager, agents and QEMU guests on this machine.
+//!
+//! They need root, QEMU, iproute2 and the image `tiny`, and say so loudly if one is missing. Each
+//! test has a lab of its own, which goes with it.
+
+mod lab;
+mod smoke;
