@@ -267,7 +267,7 @@ fn disks(line: &mut CommandLine, disk: &DiskFiles, machine: &Machine) {
     line.json(
         "-device",
         json!({"driver": "virtio-blk-pci", "id": "disk-root", "drive": ROOT_NODE, "serial": "root",
-            "bootindex": 0, "discard": true}),
+            "bootindex": 1, "discard": true}),
     );
     if let Some(seed) = &disk.seed {
         let file = line.file(seed, false);
