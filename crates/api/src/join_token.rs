@@ -98,7 +98,7 @@ mod tests {
 
     fn token() -> JoinToken {
         JoinToken {
-            address: "192.0.2.1:8006".to_owned(),
+            address: "192.0.2.1:7700".to_owned(),
             ca_sha256: [0xa5; 32],
             secret: "x".repeat(43),
         }

@@ -52,7 +52,7 @@ use crate::{
     images::{BlobError, BlobStore},
     metrics::Metrics,
     proxy::AgentProxy,
-    reconcile::FencingCommand,
+    reconcile::{self, FencingCommand},
 };
 
 /// Connections of users at once, by TLS and by the socket each.
@@ -101,8 +101,8 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             data_dir: "/var/lib/plimsoll/manager".into(),
-            api_listen: Some(SocketAddr::from(([0, 0, 0, 0], 8006))),
-            cluster_listen: SocketAddr::from(([0, 0, 0, 0], 8007)),
+            api_listen: Some(SocketAddr::from(([0, 0, 0, 0], 7700))),
+            cluster_listen: SocketAddr::from(([0, 0, 0, 0], 7701)),
             advertise: None,
             socket: None,
             fencing: None,
@@ -274,7 +274,7 @@ impl Server {
 
     /// Serves until `shutdown` is ready, then ends what runs and closes the store.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let reconcilers = ();
+        let reconcilers = reconcile::spawn(&self.core);
         let (users, agents) =
             (users::router(self.services.clone()), agents::router(self.services.clone()));
         let mut listeners = tokio::task::JoinSet::new();
@@ -293,7 +293,7 @@ impl Server {
         shutdown.await;
         tracing::info!("the manager shuts down");
         let _ = self.stop.send(true);
-        let () = reconcilers;
+        drop(reconcilers);
         while listeners.join_next().await.is_some() {}
         self.core.close().await;
         let _ = std::fs::remove_file(&self.socket);

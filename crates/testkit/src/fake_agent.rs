@@ -26,10 +26,11 @@ use plimsoll_model::{HostId, HostSpec, Label, Name, Power, Resources, StoragePoo
 use tokio::{sync::watch, task::JoinSet};
 use uuid::Uuid;
 
-use crate::endpoint;
+use crate::{endpoint, wait_for};
 
 /// After a failure: as long until the next try.
 const PAUSE: Duration = Duration::from_millis(200);
+const FIRST_REPORT: Duration = Duration::from_secs(60);
 const REPORT_LIMIT: Duration = Duration::from_secs(20);
 
 /// What a fake agent says of its host.
@@ -106,6 +107,7 @@ struct FakeState {
     generation: u64,
     vms: BTreeMap<VmId, FakeVm>,
     last_error: Option<String>,
+    reported: bool,
 }
 
 /// A fake agent at work, until it is dropped.
@@ -165,6 +167,7 @@ impl FakeAgent {
                 generation: 0,
                 vms: BTreeMap::new(),
                 last_error: None,
+                reported: false,
             }),
             mode: watch::Sender::new(Mode::Live),
         });
@@ -206,6 +209,12 @@ impl FakeAgent {
         self.shared.host.lock().last_error.clone()
     }
 
+    /// Whether the manager has answered a report: before, the host takes no VMs.
+    #[must_use]
+    pub fn has_reported(&self) -> bool {
+        self.shared.host.lock().reported
+    }
+
     /// Changes its behaviour.
     pub fn set_mode(&self, mode: Mode) {
         self.shared.mode.send_replace(mode);
@@ -232,7 +241,8 @@ impl FakeAgent {
     }
 }
 
-/// Has so many hosts join, `parallel` at a time, each with a token of its own.
+/// Has so many hosts join, `parallel` at a time, each with a token of its own, and waits until each
+/// has reported.
 ///
 /// # Errors
 /// One of them could not join.
@@ -258,6 +268,10 @@ pub async fn join_many(
         agents.push(joined.context("a fake agent panicked")??);
     }
     agents.sort_by_key(FakeAgent::id);
+    for agent in &agents {
+        let what = format!("a report of {}", agent.name);
+        wait_for(FIRST_REPORT, &what, async || agent.has_reported().then_some(())).await?;
+    }
     Ok(agents)
 }
 
@@ -300,7 +314,9 @@ async fn work(client: ClusterClient, shared: Arc<Shared>) {
         match answer {
             Ok(reply) => {
                 interval = Duration::from_millis(reply.interval_ms.clamp(50, 60_000));
-                shared.host.lock().last_error = None;
+                let mut host = shared.host.lock();
+                host.last_error = None;
+                host.reported = true;
             }
             Err(error) => {
                 shared.host.lock().last_error = Some(format!("{error:?}"));
@@ -341,6 +357,15 @@ impl Shared {
                     incarnation: wanted.incarnation,
                     generation: present.generation,
                     phase: match (present.power, mode) {
+                        // One that has crashed is started again when something new is wanted.
+                        _ if known.is_some_and(|known| {
+                            known.phase == ObservedPhase::Failed
+                                && known.incarnation == wanted.incarnation
+                                && known.generation == present.generation
+                        }) =>
+                        {
+                            ObservedPhase::Failed
+                        }
                         (Power::Stopped, _) => ObservedPhase::Stopped,
                         (Power::Running, Mode::Failing) => ObservedPhase::Failed,
                         (Power::Running, _) => ObservedPhase::Running,

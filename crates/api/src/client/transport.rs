@@ -318,8 +318,8 @@ mod tests {
         let tcp = |host: &str, port| Target::Tcp { host: host.to_owned(), port };
         for (text, target) in [
             ("unix:/run/plimsoll/api.sock", Target::Unix("/run/plimsoll/api.sock".into())),
-            ("https://192.0.2.1:8006", tcp("192.0.2.1", 8006)),
-            ("https://[2001:db8::1]:8006/", tcp("2001:db8::1", 8006)),
+            ("https://192.0.2.1:7700", tcp("192.0.2.1", 7700)),
+            ("https://[2001:db8::1]:7700/", tcp("2001:db8::1", 7700)),
             ("manager.example:1", tcp("manager.example", 1)),
         ] {
             assert_eq!(Target::parse(text).unwrap(), target);

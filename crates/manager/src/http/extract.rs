@@ -126,6 +126,7 @@ async fn segments<S: Send + Sync>(
     let raw = RawPathParams::from_request_parts(parts, state).await.map_err(|rejection| {
         ApiError::new(ErrorCode::InvalidRequest, "the path cannot be read")
             .cause(rejection.body_text())
+            .hint("the path has the names of things, as lists show them")
     })?;
     Ok(raw.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
 }

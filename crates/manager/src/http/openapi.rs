@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use serde_json::{Map, Value, json};
-use utoipa::{OpenApi as _, PartialSchema as _, ToSchema as _};
+use utoipa::{OpenApi as _, ToSchema};
 
 use super::users;
 
@@ -34,8 +34,9 @@ pub fn text() -> String {
     let mut api = Base::openapi();
     api.merge(described);
     let mut schemas = Vec::new();
-    plimsoll_api::ErrorBody::schemas(&mut schemas);
-    schemas.push((plimsoll_api::ErrorBody::name().into(), plimsoll_api::ErrorBody::schema()));
+    add::<plimsoll_api::ErrorBody>(&mut schemas);
+    // What only query strings name is not found by itself.
+    add::<plimsoll_api::agent::LogSource>(&mut schemas);
     let components = api.components.get_or_insert_default();
     components.schemas.extend(schemas);
     let mut value = serde_json::to_value(&api).unwrap_or_default();
@@ -43,6 +44,13 @@ pub fn text() -> String {
     let mut text = serde_json::to_string_pretty(&value).unwrap_or_default();
     text.push('\n');
     text
+}
+
+type Schemas = Vec<(String, utoipa::openapi::RefOr<utoipa::openapi::Schema>)>;
+
+fn add<T: ToSchema>(schemas: &mut Schemas) {
+    T::schemas(schemas);
+    schemas.push((T::name().into(), T::schema()));
 }
 
 /// Adds what every endpoint has.

@@ -196,7 +196,7 @@ const THINGS: &[Case] = &[
     case("no such image", "GET /v1/images/ghost", "", NotFound),
     case("no such image to fill", "PUT /v1/images/ghost/files/disk", "x", NotFound),
     case("no such part of an image", "PUT /v1/images/tiny/files/tail", "x", InvalidValue),
-    case("complete image", "PUT /v1/images/tiny/files/disk", "x", WrongState),
+    case("another length", "PUT /v1/images/tiny/files/disk", "x", InvalidValue),
     case("no such token", "DELETE /v1/tokens/token-00000000000000000000000000000000", "", NotFound),
     case("project twice", "POST /v1/projects", r#"{"name": "shop"}"#, AlreadyExists),
     case("project with VMs", "DELETE /v1/projects/shop", "", ErrorCode::InUse),
