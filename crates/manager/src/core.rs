@@ -31,6 +31,8 @@ pub mod desired;
 pub(crate) mod load;
 pub(crate) mod observe;
 pub mod record;
+#[cfg(test)]
+pub(crate) mod rig;
 pub mod state;
 pub(crate) mod telemetry;
 pub(crate) mod txn;
@@ -342,3 +344,6 @@ impl Core {
         receiver.await.map_err(|_| AppError::ShuttingDown)?
     }
 }
+
+#[cfg(test)]
+mod tests;

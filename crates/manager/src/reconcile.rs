@@ -68,6 +68,3 @@ where
         let _ = tokio::time::timeout(every, nudged).await;
     }
 }
-
-#[cfg(test)]
-mod tests;

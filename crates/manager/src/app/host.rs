@@ -13,9 +13,10 @@ use crate::{
     app::{AppError, Caller, Noun, token},
     core::{
         Core, State,
-        record::{Claim, HostRecord},
+        record::{Claim, HostRecord, VmRecord},
         txn::Txn,
     },
+    reconcile::failover,
 };
 
 /// Takes a host into the cluster: uses up the join token, registers the host and makes its
@@ -204,7 +205,7 @@ fn find(state: &State, name: &Name) -> Result<Arc<HostRecord>, AppError> {
 }
 
 /// A VM as `project/vm`.
-fn label(state: &State, record: &crate::core::record::VmRecord) -> String {
+fn label(state: &State, record: &VmRecord) -> String {
     let project = state.project(record.vm.project).map(|project| project.name.as_str());
     format!("{}/{}", project.unwrap_or("?"), record.vm.name)
 }
@@ -328,9 +329,15 @@ fn remove(txn: &mut Txn<'_>, record: &HostRecord) -> Result<(), AppError> {
         let by = if others == 0 { first } else { format!("{first} and {others} more VMs") };
         return Err(in_use(by, "delete its VMs, or let them be started elsewhere"));
     }
-    if !vms.is_empty() && record.host.phase != HostPhase::Fenced {
+    // What was taken from it is known not to run; what is being deleted may not be.
+    let unsure = |vm: &&Arc<VmRecord>| {
+        let fencing = record.host.fencing.filter(|_| record.host.phase == HostPhase::Fenced);
+        fencing.is_none_or(|fencing| vm.host() == Some(id) && !failover::covered(vm, fencing))
+    };
+    let unsure = vms.iter().filter(unsure).count();
+    if unsure > 0 {
         return Err(in_use(
-            format!("{} VMs that it has not confirmed to be gone", vms.len()),
+            format!("{unsure} VMs that it has not confirmed to be gone"),
             "wait until it has; if it never comes back, `plimsoll host fence` it first",
         ));
     }
