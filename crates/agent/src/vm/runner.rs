@@ -293,6 +293,10 @@ impl Runner {
                 ));
                 let live = Live::new(adopted.record, adopted.qmp, guest);
                 live.begin_statistics().await;
+                if !self.record.lived && self.record.launch == live.record.launch {
+                    self.record.lived = true;
+                    self.record.write(&self.directory).map_err(AdoptError::Record)?;
+                }
                 self.message = None;
                 self.process = Process::Live(Box::new(live), None);
             }
@@ -318,7 +322,7 @@ impl Runner {
             return Ok(());
         }
         let reason = exit_of(launch, exit);
-        let how = End::of(reason.as_ref(), self.record.end_asked);
+        let how = End::of(reason.as_ref(), self.record.end_asked, self.record.lived);
         let mut message = match (&reason, how) {
             (_, End::Asked) => "stopped as asked".to_owned(),
             (Some(reason), _) => reason.to_string(),
@@ -554,6 +558,7 @@ impl Runner {
         self.record.machine = launched;
         self.record.reboots_done = present.reboots;
         self.record.end_asked = false;
+        self.record.lived = false;
         self.record.ended = None;
         self.record.write(&self.directory)?;
         let number = self.record.launch;

@@ -101,20 +101,26 @@ impl ProcessId {
     /// # Errors
     /// There is none, or `/proc` is not readable.
     pub fn of(pid: i32) -> io::Result<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The second field is the program's name in parentheses and may hold anything.
-        let start_time = stat
-            .rsplit_once(')')
-            .and_then(|(_, rest)| rest.split_ascii_whitespace().nth(19))
-            .and_then(|field| field.parse().ok())
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-        Ok(Self { pid, start_time })
+        Self::with_state(pid).map(|(process, _)| process)
     }
 
-    /// Whether it still exists (as a zombie too).
+    fn with_state(pid: i32) -> io::Result<(Self, char)> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+        // The second field is the program's name in parentheses and may hold anything.
+        let (_, rest) = stat.rsplit_once(')').ok_or_else(invalid)?;
+        let mut fields = rest.split_ascii_whitespace();
+        let state = fields.next().and_then(|field| field.chars().next()).ok_or_else(invalid)?;
+        let start_time = fields.nth(18).and_then(|field| field.parse().ok()).ok_or_else(invalid)?;
+        Ok((Self { pid, start_time }, state))
+    }
+
+    /// Whether it still lives. One that has ended and was not waited for (a zombie) does not: who
+    /// inherits our processes may never wait for them.
     #[must_use]
     pub fn exists(self) -> bool {
-        Self::of(self.pid).is_ok_and(|now| now == self)
+        Self::with_state(self.pid)
+            .is_ok_and(|(now, state)| now == self && !matches!(state, 'Z' | 'X'))
     }
 
     /// Its arguments as one text, separated by NUL. Empty for a zombie.

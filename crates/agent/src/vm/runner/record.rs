@@ -25,6 +25,8 @@ pub(super) struct Record {
     pub restarts: u32,
     /// We asked the newest launch to end: that it did is no crash, and no wish of the guest.
     pub end_asked: bool,
+    /// The newest launch was seen running.
+    pub lived: bool,
     /// How the newest launch ended, once it has and that was dealt with.
     pub ended: Option<Ended>,
 }
@@ -70,11 +72,13 @@ pub(super) enum End {
 impl End {
     /// The end of a launch. `reason` is `None` when nobody wrote it down: its guard was killed, or
     /// the host lost power.
-    pub(super) fn of(reason: Option<&ExitReason>, asked: bool) -> Self {
+    pub(super) fn of(reason: Option<&ExitReason>, asked: bool, lived: bool) -> Self {
         match reason {
             Some(ExitReason::LeaseExpired | ExitReason::HostShutdown) => Self::Host,
             Some(ExitReason::NotStarted { .. }) => Self::NotStarted,
             _ if asked => Self::Asked,
+            // It did not like its command line, or what it found there.
+            Some(ExitReason::Exited { code: 1.. }) if !lived => Self::NotStarted,
             Some(ExitReason::Exited { code: 0 }) => Self::PoweredOff,
             Some(ExitReason::Exited { .. } | ExitReason::Signalled { .. }) | None => Self::Crashed,
         }
@@ -132,8 +136,14 @@ mod tests {
             (Some(ExitReason::HostShutdown), false, End::Host),
             (None, false, End::Crashed),
         ] {
-            assert_eq!(End::of(reason.as_ref(), asked), expected, "{reason:?} {asked}");
+            assert_eq!(End::of(reason.as_ref(), asked, true), expected, "{reason:?} {asked}");
         }
+    }
+
+    #[test]
+    fn a_qemu_that_ends_before_it_runs_was_not_started() {
+        let reason = Some(ExitReason::Exited { code: 1 });
+        assert_eq!(End::of(reason.as_ref(), false, false), End::NotStarted);
     }
 
     #[test]

@@ -1,0 +1,9 @@
+//! The agent's parts against real QEMU guests. Needs QEMU, root and the tiny image
+//! (`images/build tiny`); says so aloud where one is missing.
+
+#[cfg(test)]
+mod agent;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod vm;
