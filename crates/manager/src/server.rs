@@ -86,7 +86,7 @@ pub struct ServerConfig {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FencingConfig {
-    /// The program and its arguments. The host's name follows as the last argument.
+    /// The program and its arguments; `{host}` stands for the host's name and `{id}` for its id.
     pub command: Vec<String>,
     /// How long it may take, in seconds.
     #[serde(default = "sixty")]

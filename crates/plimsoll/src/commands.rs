@@ -11,6 +11,7 @@ use crate::{
 };
 
 mod apply;
+mod bench;
 mod context;
 mod events;
 mod exec;

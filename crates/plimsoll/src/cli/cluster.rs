@@ -300,6 +300,13 @@ pub(crate) struct BenchManagerArgs {
     #[arg(long, value_name = "N", default_value_t = 100,
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) batch: u32,
+    /// How many requests at once
+    #[arg(long, value_name = "N", default_value_t = 4,
+          value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) parallel: u32,
+    /// Kill the manager in the middle, and count what is lost of what it had acknowledged
+    #[arg(long)]
+    pub(crate) kill: bool,
     /// Where the manager keeps its state meanwhile; by default a temporary directory
     #[arg(long, value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,

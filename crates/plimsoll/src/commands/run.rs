@@ -199,9 +199,6 @@ pub(crate) fn completion(args: &CompletionArgs, output: Output) -> Outcome {
 /// Measures.
 pub(crate) async fn bench(command: BenchCommand, output: Output) -> Outcome {
     match command {
-        BenchCommand::Manager(args) => {
-            let _ = (args, output);
-            Err(Failure::new("this build has no benchmark of the manager"))
-        }
+        BenchCommand::Manager(args) => super::bench::manager(&args, output).await,
     }
 }
