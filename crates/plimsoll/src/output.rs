@@ -49,6 +49,11 @@ impl Output {
         Self { json: false, color: false, terminal: false }
     }
 
+    /// Whether standard output is a terminal.
+    pub(crate) const fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
     /// Whether programs read it.
     pub(crate) const fn is_json(&self) -> bool {
         self.json
@@ -197,6 +202,16 @@ pub(crate) fn talk_bytes(bytes: &[u8]) {
 /// A value, or a dash where there is none.
 pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// An instant to the second.
+pub(crate) fn instant(at: jiff::Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Text of a guest or another stranger, without what could take a terminal over.
+pub(crate) fn tame(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// How long ago, in the two largest units, such as `3h 5m`.

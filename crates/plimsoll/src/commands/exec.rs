@@ -115,6 +115,8 @@ pub(crate) async fn logs(args: &LogsArgs, connection: &Connection, output: Outpu
         let chunk = chunk.or_fail(what)?;
         if output.is_json() {
             whole.extend_from_slice(&chunk);
+        } else if output.is_terminal() {
+            output.bytes(&printable(&chunk))?;
         } else {
             output.bytes(&chunk)?;
         }
@@ -124,6 +126,13 @@ pub(crate) async fn logs(args: &LogsArgs, connection: &Connection, output: Outpu
         output.json(&serde_json::json!({ "vm": args.name, "source": args.source, "log": log }))?;
     }
     Ok(())
+}
+
+/// What a terminal may be given of a guest's log: no control characters but those that lay lines out,
+/// or a guest could retitle, clear or question the terminal of whoever reads its log.
+fn printable(chunk: &[u8]) -> Vec<u8> {
+    let keep = |byte: &u8| !byte.is_ascii_control() || matches!(byte, b'\n' | b'\r' | b'\t');
+    chunk.iter().copied().filter(keep).collect()
 }
 
 /// A terminal that sends every key as it is; the old one comes back when this goes.

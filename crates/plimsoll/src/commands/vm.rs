@@ -187,7 +187,7 @@ impl Verb {
             Self::Start => Wanted::Running,
             Self::Stop { .. } => Wanted::Stopped,
             // The old guest answers until it goes down: only the generation tells that it was done.
-            Self::Reboot => Wanted::Generation(vm.generation),
+            Self::Reboot => Wanted::RunningGeneration(vm.generation),
         }
     }
 

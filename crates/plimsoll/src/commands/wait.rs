@@ -6,7 +6,7 @@ use std::{
 };
 
 use plimsoll_api::{Client, v1::VmView};
-use plimsoll_model::{Name, VmPhase};
+use plimsoll_model::{Name, RestartPolicy, VmPhase};
 
 use crate::{
     config::Connection,
@@ -16,6 +16,8 @@ use crate::{
 
 /// How often the manager is asked.
 const POLL: Duration = Duration::from_millis(400);
+/// How long a VM may be failed before that is believed: its host may be starting it again.
+const DOUBT: Duration = Duration::from_secs(6);
 /// How long the manager may be away meanwhile, such as when it is restarted.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -28,6 +30,8 @@ pub(crate) enum Wanted {
     Stopped,
     /// This generation is carried out.
     Generation(u64),
+    /// This generation is carried out, and it runs as with `Running`.
+    RunningGeneration(u64),
 }
 
 /// How far a VM is.
@@ -35,20 +39,23 @@ enum Verdict {
     Done,
     /// Not yet, for this reason.
     Waiting(String),
-    /// It will not be.
-    Never(String),
+    /// It is failed.
+    Failed(String),
 }
 
 fn judge(vm: &VmView, wanted: Wanted, has_agent: bool) -> Verdict {
     let said = || vm.message.clone().unwrap_or_else(|| "no reason is known".to_owned());
     match (wanted, vm.state) {
-        (_, VmPhase::Failed) => Verdict::Never(said()),
+        (_, VmPhase::Failed) => Verdict::Failed(said()),
         (Wanted::Running, VmPhase::Running) if has_agent && vm.guest.is_none() => {
             Verdict::Waiting("its guest is booting".to_owned())
         }
         (Wanted::Running, VmPhase::Running) | (Wanted::Stopped, VmPhase::Stopped) => Verdict::Done,
         // What has a start in the future is as it should be while it waits.
         (Wanted::Running, VmPhase::Pending) if waits_for_its_start(vm) => Verdict::Done,
+        (Wanted::RunningGeneration(generation), _) if vm.observed_generation >= generation => {
+            judge(vm, Wanted::Running, has_agent)
+        }
         (Wanted::Generation(generation), phase) => {
             if vm.observed_generation >= generation
                 || matches!(phase, VmPhase::Pending | VmPhase::Stopped)
@@ -95,6 +102,7 @@ pub(crate) async fn until_true(
     }
     let client = &connection.client;
     let agents = images_with_agent(client, project).await?;
+    let mut failed_since: BTreeMap<Name, Instant> = BTreeMap::new();
     loop {
         let views: BTreeMap<Name, VmView> = vms(client, project, deadline)
             .await?
@@ -107,10 +115,23 @@ pub(crate) async fn until_true(
                 return Err(Failure::new(format!("vm `{name}` was deleted meanwhile")));
             };
             let has_agent = agents.contains(&vm.spec.image);
+            if vm.state != VmPhase::Failed {
+                failed_since.remove(name);
+            }
             match judge(vm, *wanted, has_agent) {
                 Verdict::Done => {}
                 Verdict::Waiting(why) => waiting.push((name.clone(), why)),
-                Verdict::Never(why) => {
+                Verdict::Failed(why)
+                    if vm.spec.restart != RestartPolicy::Never
+                        && failed_since
+                            .entry(name.clone())
+                            .or_insert_with(Instant::now)
+                            .elapsed()
+                            < DOUBT =>
+                {
+                    waiting.push((name.clone(), why));
+                }
+                Verdict::Failed(why) => {
                     return Err(Failure::new(why)
                         .context(format!("vm `{name}` has failed"))
                         .hint(format!("`plimsoll vm logs {name} --source qemu` may say more")));

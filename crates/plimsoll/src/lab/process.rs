@@ -3,7 +3,7 @@
 //! A process id alone says nothing: the kernel gives it to others later. A process is ours if its
 //! id, the time at which it began and the boot of the machine are those that were written down. A
 //! VM's guard and QEMU were started by an agent: they are ours if they run in a namespace of the
-//! lab and their command line names one of the lab's directories. Signals go through a pidfd that
+//! lab and their command line names a VM whose directory the lab has. Signals go through a pidfd that
 //! was opened before the look, so they cannot reach a successor.
 
 use std::{
@@ -174,7 +174,7 @@ pub(crate) fn vm_processes(lab: &Lab) -> Vec<VmProcess> {
             let namespace = std::fs::metadata(format!("/proc/{pid}/ns/net")).ok()?;
             let host = namespaces.get(&(namespace.dev(), namespace.ino()))?;
             let seen = look(pid).filter(|seen| seen.state != 'Z')?;
-            let kind = vm_process_kind(lab, pid)?;
+            let kind = vm_process_kind(lab, host, pid)?;
             Some(VmProcess { pid, host: host.clone(), kind, started: seen.started })
         })
         .collect();
@@ -182,30 +182,27 @@ pub(crate) fn vm_processes(lab: &Lab) -> Vec<VmProcess> {
     found
 }
 
-/// Whether a process is a guard or a QEMU with one of the lab's directories in its command line.
-fn vm_process_kind(lab: &Lab, pid: i32) -> Option<&'static str> {
+/// Whether a process is the guard or the QEMU of a VM of this host.
+fn vm_process_kind(lab: &Lab, host: &str, pid: i32) -> Option<&'static str> {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let ours = [lab.directory.as_path(), lab.run_root().as_path()]
-        .iter()
-        .any(|directory| contains(&line, directory));
-    let mut arguments = line.split(|byte| *byte == 0);
-    let program = Path::new(OsStr::from_bytes(arguments.next()?)).file_name()?.to_os_string();
-    if arguments.next() == Some(b"vm-guard") {
-        return ours.then_some("guard");
+    let arguments: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+    let vms = lab.host_directory(host).join("vms");
+    match arguments.as_slice() {
+        [_, b"vm-guard", b"--directory", directory, ..] => {
+            Path::new(OsStr::from_bytes(directory)).starts_with(&vms).then_some("guard")
+        }
+        [program, rest @ ..] => {
+            let program = Path::new(OsStr::from_bytes(program)).file_name()?;
+            if !program.as_bytes().starts_with(b"qemu-system-") {
+                return None;
+            }
+            // QEMU gets its files already open, and names none of them: its uuid is the VM's id.
+            let place = rest.iter().position(|argument| *argument == b"-uuid")?;
+            let uuid: uuid::Uuid = std::str::from_utf8(rest.get(place + 1)?).ok()?.parse().ok()?;
+            vms.join(plimsoll_model::VmId(uuid).to_string()).is_dir().then_some("qemu")
+        }
+        [] => None,
     }
-    // QEMU's paths are relative to the VM's directory, which is its working directory.
-    let inside = || {
-        std::fs::read_link(format!("/proc/{pid}/cwd"))
-            .is_ok_and(|cwd| cwd.starts_with(&lab.directory) || cwd.starts_with(lab.run_root()))
-    };
-    (program.as_bytes().starts_with(b"qemu-system-") && (ours || inside())).then_some("qemu")
-}
-
-fn contains(line: &[u8], directory: &Path) -> bool {
-    let mut needle = directory.as_os_str().as_bytes().to_vec();
-    // `/x/lab` must not match `/x/lab2`.
-    needle.push(b'/');
-    line.windows(needle.len()).any(|window| window == needle)
 }
 
 impl VmProcess {

@@ -7,7 +7,7 @@ use plimsoll_model::{
     StoragePool, Subject,
 };
 
-use super::{Output, Tone, age, or_dash, vm::resources};
+use super::{Output, Tone, age, instant, or_dash, tame, vm::resources};
 
 const fn host_tone(phase: HostPhase) -> Tone {
     match phase {
@@ -20,6 +20,7 @@ const fn host_tone(phase: HostPhase) -> Tone {
 /// `committed/capacity` of one element.
 fn share(host: &HostView, element: &Element) -> String {
     let print = |amount: u64| match element {
+        _ if amount == 0 => "0".to_owned(),
         Element::Cpu => plimsoll_model::MilliCores(amount).to_string(),
         other => other.print(amount),
     };
@@ -181,7 +182,10 @@ pub(crate) fn project(output: &Output, project: &ProjectView, now: Timestamp) ->
             "credits",
             project.credits.map_or_else(|| "not charged".to_owned(), |credits| credits.to_string()),
         ),
-        ("created", format!("{} ({} ago)", project.created_at, age(project.created_at, now))),
+        (
+            "created",
+            format!("{} ({} ago)", instant(project.created_at), age(project.created_at, now)),
+        ),
     ])
 }
 
@@ -208,7 +212,7 @@ pub(crate) fn network(output: &Output, network: &Network) -> String {
         ("gateway", network.cidr.gateway().to_string()),
         ("outside", if network.outside { "yes" } else { "no" }.to_owned()),
         ("vni", network.vni.to_string()),
-        ("created", network.created_at.to_string()),
+        ("created", instant(network.created_at)),
     ])
 }
 
@@ -257,7 +261,7 @@ pub(crate) fn image(output: &Output, image: &Image) -> String {
     for file in &image.files {
         facts.push((file.kind.as_str(), format!("{} sha256 {}", file.size, file.sha256)));
     }
-    facts.push(("created", image.created_at.to_string()));
+    facts.push(("created", instant(image.created_at)));
     output.facts(&facts)
 }
 
@@ -272,10 +276,7 @@ pub(crate) fn tokens(output: &Output, tokens: &[TokenView]) -> String {
                 token.project.as_ref().map_or_else(|| "(cluster)".to_owned(), Name::to_string),
                 Tone::Plain,
             ),
-            output.cell(
-                token.expires_at.map_or_else(|| "never".to_owned(), |at| at.to_string()),
-                Tone::Plain,
-            ),
+            output.cell(token.expires_at.map_or_else(|| "never".to_owned(), instant), Tone::Plain),
             output.cell(&token.note, Tone::Plain),
         ]);
     }
@@ -302,14 +303,14 @@ pub(crate) fn event(output: &Output, event: &Event) -> String {
         Severity::Warning => Tone::Attention,
         Severity::Error => Tone::Bad,
     };
-    let at = event.at.strftime("%Y-%m-%dT%H:%M:%SZ");
+    let at = instant(event.at);
     let severity = output.paint(&format!("{:<7}", event.severity), tone);
     let line = format!(
         "{:<6} {at} {severity} {:<19} {:<20} {}",
         event.sequence.0,
         event.kind.to_string(),
         subject(&event.subject),
-        event.message
+        tame(&event.message)
     );
     format!("{}\n", line.trim_end())
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use plimsoll_api::v1::VmView;
 use plimsoll_model::{Element, Power, Resources, VmPhase};
 
-use super::{Output, Tone, age, or_dash};
+use super::{Output, Tone, age, instant, or_dash, tame};
 
 /// What a phase means at a glance.
 const fn tone(phase: VmPhase) -> Tone {
@@ -31,7 +31,7 @@ fn addresses(vm: &VmView) -> String {
 fn why(vm: &VmView) -> String {
     match (vm.state, &vm.message, &vm.placement_reason) {
         (VmPhase::Running | VmPhase::Stopped, None, Some(reason)) => reason.clone(),
-        (_, Some(message), _) => message.clone(),
+        (_, Some(message), _) => tame(message),
         (_, None, Some(reason)) => reason.clone(),
         _ => "-".to_owned(),
     }
@@ -101,7 +101,7 @@ pub(crate) fn show(output: &Output, vm: &VmView, now: Timestamp) -> String {
         ),
     ];
     if let Some(message) = &vm.message {
-        facts.push(("message", message.clone()));
+        facts.push(("message", tame(message)));
     }
     facts.push(("host", or_dash(vm.host.as_ref())));
     if let Some(reason) = &vm.placement_reason {
@@ -135,7 +135,8 @@ pub(crate) fn show(output: &Output, vm: &VmView, now: Timestamp) -> String {
         },
     ));
     facts.push(("restarts", vm.restarts.to_string()));
-    facts.push(("created", format!("{} ({} ago)", vm.created_at, age(vm.created_at, now))));
+    facts
+        .push(("created", format!("{} ({} ago)", instant(vm.created_at), age(vm.created_at, now))));
     let limits = limits(vm);
     if !limits.is_empty() {
         facts.push(("limits now", limits));
@@ -145,10 +146,10 @@ pub(crate) fn show(output: &Output, vm: &VmView, now: Timestamp) -> String {
             "guest",
             format!(
                 "{}, kernel {}, up {}, agent {}",
-                guest.os_name,
-                guest.kernel_release,
+                tame(&guest.os_name),
+                tame(&guest.kernel_release),
                 duration(guest.uptime_ms),
-                guest.agent_version
+                tame(&guest.agent_version)
             ),
         ));
     } else if vm.state == VmPhase::Running {
