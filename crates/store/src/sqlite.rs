@@ -120,10 +120,13 @@ fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
+/// The revision, the records with the text of their kind, and the events.
+type Rows = (u64, Vec<(String, Record)>, Vec<StoredEvent>);
+
 impl Store for SqliteStore {
     fn load(&mut self) -> Result<Contents, StoreError> {
         let connection = &self.connection;
-        let read = || -> Result<(u64, Vec<(String, Record)>, Vec<StoredEvent>), rusqlite::Error> {
+        let read = || -> Result<Rows, rusqlite::Error> {
             let revision: i64 =
                 connection.query_row("SELECT value FROM revision", [], |row| row.get(0))?;
             let mut statement = connection

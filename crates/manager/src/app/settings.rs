@@ -37,7 +37,7 @@ pub async fn settings_set(
         .submit(Some(caller.token), move |txn| {
             let old = txn.state.settings().clone();
             let mut new = old.clone();
-            apply(&mut new, request);
+            apply(&mut new, &request);
             check(&new)?;
             if new == old {
                 return Ok(new);
@@ -62,7 +62,7 @@ pub async fn settings_set(
     shown
 }
 
-fn apply(new: &mut Settings, request: SetSettingsRequest) {
+fn apply(new: &mut Settings, request: &SetSettingsRequest) {
     new.policy = request.policy.unwrap_or(new.policy);
     new.prices = request.prices.unwrap_or(new.prices);
     new.unreachable_after_ms = request.unreachable_after_ms.unwrap_or(new.unreachable_after_ms);

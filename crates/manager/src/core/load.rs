@@ -53,11 +53,11 @@ pub(crate) fn state(contents: &Contents) -> Result<State, OpenError> {
     }
     for record in of(Kind::Host) {
         let host: HostRecord = decode(record)?;
-        state.put_host(host.host.id, Some(Arc::new(host)), revision);
+        state.put_host(host.host.id, Some(&Arc::new(host)), revision);
     }
     for record in of(Kind::Vm) {
         let vm: VmRecord = decode(record)?;
-        state.put_vm(vm.vm.id, Some(Arc::new(vm)), revision);
+        state.put_vm(vm.vm.id, Some(&Arc::new(vm)), revision);
     }
     for stored in &contents.events {
         let event = serde_json::from_str(&stored.body).map_err(|source| {

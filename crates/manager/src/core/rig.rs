@@ -38,6 +38,7 @@ pub(crate) struct Rig {
     pub(crate) store: MemoryStore,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) admin: Caller,
+    starts: u64,
 }
 
 /// So much of the usual resources.
@@ -82,8 +83,8 @@ pub(crate) fn host_spec(storage: StoragePool) -> HostSpec {
     }
 }
 
-fn config(clock: &Arc<ManualClock>) -> CoreConfig {
-    CoreConfig { seed: Some(7), clock: Arc::clone(clock) as _, ..CoreConfig::default() }
+fn config(clock: &Arc<ManualClock>, seed: u64) -> CoreConfig {
+    CoreConfig { seed: Some(seed), clock: Arc::clone(clock) as _, ..CoreConfig::default() }
 }
 
 impl Rig {
@@ -92,10 +93,10 @@ impl Rig {
         let store = MemoryStore::new();
         let start = Timestamp::from_second(1_800_000_000).expect("in range");
         let clock = Arc::new(ManualClock::new(start));
-        let core = Core::open(config(&clock), Box::new(store.clone())).expect("opens");
+        let core = Core::open(config(&clock, 0), Box::new(store.clone())).expect("opens");
         let token = TokenId(uuid::Uuid::from_u128(1));
         let admin = Caller { token, role: Role::Admin, project: None };
-        let rig = Self { core, store, clock, admin };
+        let rig = Self { core, store, clock, admin, starts: 0 };
         rig.project("p", Quota::default()).await;
         rig.image("tiny").await;
         let request = CreateNetworkRequest { name: name("net"), cidr: None, outside: false };
@@ -175,7 +176,9 @@ impl Rig {
     /// The manager is killed and started again with what it has left.
     pub(crate) async fn restart(&mut self) {
         self.core.close().await;
-        self.core = Core::open(config(&self.clock), Box::new(self.store.clone())).expect("opens");
+        self.starts += 1;
+        self.core = Core::open(config(&self.clock, self.starts), Box::new(self.store.clone()))
+            .expect("opens");
     }
 
     /// What is in memory must be what is on disk, in every index and in placement's books.

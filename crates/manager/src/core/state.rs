@@ -174,25 +174,25 @@ impl State {
     }
 
     /// Writes or removes a VM with all indices; what its hosts should do is of this revision then.
-    pub(crate) fn put_vm(&mut self, id: VmId, new: Option<Arc<VmRecord>>, revision: u64) {
-        let old = match &new {
+    pub(crate) fn put_vm(&mut self, id: VmId, new: Option<&Arc<VmRecord>>, revision: u64) {
+        let old = match new {
             Some(record) => self.vms.insert(id, Arc::clone(record)),
             None => self.vms.remove(&id),
         };
-        let hosts = |record: &Option<Arc<VmRecord>>| -> Vec<HostId> {
+        let hosts = |record: Option<&Arc<VmRecord>>| -> Vec<HostId> {
             record
-                .iter()
+                .into_iter()
                 .flat_map(|r| r.host().into_iter().chain(r.cleanups.keys().copied()))
                 .collect()
         };
         if let Some(record) = &old {
             self.index_vm(record, false);
         }
-        if let Some(record) = &new {
+        if let Some(record) = new {
             self.index_vm(record, true);
         }
-        self.index_networks(old.as_deref(), new.as_deref(), revision);
-        for host in hosts(&old) {
+        self.index_networks(old.as_deref(), new.map(|record| &**record), revision);
+        for host in hosts(old.as_ref()) {
             if let Some(vms) = self.host_vms.get_mut(&host) {
                 vms.remove(&id);
                 if vms.is_empty() {
@@ -200,11 +200,11 @@ impl State {
                 }
             }
         }
-        for host in hosts(&new) {
+        for host in hosts(new) {
             self.host_vms.entry(host).or_default().insert(id);
         }
-        if changes_desired(old.as_deref(), new.as_deref()) {
-            for host in hosts(&old).into_iter().chain(hosts(&new)) {
+        if changes_desired(old.as_deref(), new.map(|record| &**record)) {
+            for host in hosts(old.as_ref()).into_iter().chain(hosts(new)) {
                 self.touch(host, revision);
             }
         }
@@ -303,15 +303,15 @@ impl State {
             .map(|((_, host), _)| *host)
     }
 
-    pub(crate) fn put_host(&mut self, id: HostId, new: Option<Arc<HostRecord>>, revision: u64) {
-        let old = match &new {
+    pub(crate) fn put_host(&mut self, id: HostId, new: Option<&Arc<HostRecord>>, revision: u64) {
+        let old = match new {
             Some(record) => self.hosts.insert(id, Arc::clone(record)),
             None => self.hosts.remove(&id),
         };
         if let Some(record) = &old {
             self.host_names.remove(&record.host.name);
         }
-        match &new {
+        match new {
             Some(record) => {
                 self.host_names.insert(record.host.name.clone(), id);
                 if old.is_none() {
@@ -322,10 +322,10 @@ impl State {
                 self.desired.remove(&id);
             }
         }
-        let underlay = |record: &Option<Arc<HostRecord>>| {
-            record.as_ref().map(|record| record.host.spec.underlay_address)
+        let underlay = |record: Option<&Arc<HostRecord>>| {
+            record.map(|record| record.host.spec.underlay_address)
         };
-        if underlay(&old) != underlay(&new) {
+        if underlay(old.as_ref()) != underlay(new) {
             let networks: Vec<NetworkId> = self
                 .networks
                 .keys()

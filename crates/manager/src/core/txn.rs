@@ -248,7 +248,7 @@ impl<'a> Txn<'a> {
         }
         self.books(old.as_deref(), Some(&mut record));
         self.dirty.push(Key::Vm(id));
-        self.state.put_vm(id, Some(Arc::new(record)), self.revision);
+        self.state.put_vm(id, Some(&Arc::new(record)), self.revision);
     }
 
     /// Removes a VM's record and frees its name and addresses.
@@ -333,7 +333,7 @@ impl<'a> Txn<'a> {
             }
         }
         self.dirty.push(Key::Host(id));
-        self.state.put_host(id, Some(Arc::new(record)), self.revision);
+        self.state.put_host(id, Some(&Arc::new(record)), self.revision);
     }
 
     /// Removes a host on which nothing is placed.
