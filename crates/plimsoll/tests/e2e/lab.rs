@@ -107,11 +107,6 @@ impl Lab {
         self.lab_command(&arguments)
     }
 
-    /// The lab's name.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// The directory with the lab's data: `manager/`, `hosts/HOST/`, `pool/`, `logs/`.
     pub(crate) fn directory(&self) -> PathBuf {
         self.directory.path().join("lab")
@@ -241,6 +236,19 @@ impl Lab {
     #[track_caller]
     pub(crate) fn heal(&self) -> Ran {
         self.lab_command(&["lab", "up"]).succeeded()
+    }
+
+    /// `lab down`: every process ends, the data stays.
+    #[track_caller]
+    pub(crate) fn down(&self) {
+        self.lab_command(&["lab", "down"]).succeeded();
+    }
+
+    /// How many QEMUs the lab has, by what the kernel says.
+    #[track_caller]
+    pub(crate) fn vms_running(&self) -> u64 {
+        let status = self.status();
+        status["parts"].as_array().unwrap().iter().map(|part| part["vms"].as_u64().unwrap()).sum()
     }
 
     /// The lab's own status as JSON.

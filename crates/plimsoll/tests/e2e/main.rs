@@ -3,5 +3,7 @@
 //! They need root, QEMU, iproute2 and the image `tiny`, and say so loudly if one is missing. Each
 //! test has a lab of its own, which goes with it.
 
+mod failover;
 mod lab;
 mod smoke;
+mod webshop;
