@@ -91,12 +91,19 @@ impl Rig {
     /// A manager with a project `p`, a public image `tiny` and a network `net` of the project.
     pub(crate) async fn new() -> Self {
         let store = MemoryStore::new();
+        let mut rig = Self::on(Box::new(store.clone())).await;
+        rig.store = store;
+        rig
+    }
+
+    /// The same on another store; the checks of consistency need the memory store.
+    pub(crate) async fn on(store: Box<dyn Store>) -> Self {
         let start = Timestamp::from_second(1_800_000_000).expect("in range");
         let clock = Arc::new(ManualClock::new(start));
-        let core = Core::open(config(&clock, 0), Box::new(store.clone())).expect("opens");
+        let core = Core::open(config(&clock, 0), store).expect("opens");
         let token = TokenId(uuid::Uuid::from_u128(1));
         let admin = Caller { token, role: Role::Admin, project: None };
-        let rig = Self { core, store, clock, admin, starts: 0 };
+        let rig = Self { core, store: MemoryStore::new(), clock, admin, starts: 0 };
         rig.project("p", Quota::default()).await;
         rig.image("tiny").await;
         let request = CreateNetworkRequest { name: name("net"), cidr: None, outside: false };

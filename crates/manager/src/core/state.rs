@@ -237,6 +237,9 @@ impl State {
             usage.vms = usage.vms.saturating_sub(1);
             usage.used = usage.used.minus(&used);
             usage.held = usage.held.minus(&held);
+            if usage.vms == 0 {
+                self.usage.remove(&vm.project);
+            }
         }
         if vm.phase == VmPhase::Pending {
             if add {

@@ -9,6 +9,7 @@ use super::rig::{Rig, name, request, resources, spec};
 use crate::app::{self, AppError};
 
 mod chaos;
+mod durable;
 mod failure;
 mod tenancy;
 

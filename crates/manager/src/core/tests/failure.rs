@@ -1,12 +1,15 @@
 use std::time::Duration;
 
-use plimsoll_model::{Fencing, HostPhase, OnHostFailure, StoragePool, VmPhase};
+use plimsoll_model::{EventKind, Fencing, HostPhase, OnHostFailure, StoragePool, VmPhase};
 
 use super::{
     super::rig::{Rig, SimHost, name, request, resources, spec},
     shared,
 };
-use crate::app;
+use crate::{
+    app,
+    reconcile::{FencingCommand, fencing::Fencer},
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -191,4 +194,53 @@ async fn late_and_doubled_reports_do_no_harm() {
     let error = app::agent_report(&rig.core, h1.id, late).await.unwrap_err();
     assert!(matches!(error, app::AppError::StaleReport), "of an earlier session");
     assert_eq!(rig.core.snapshot().revision(), revision);
+}
+
+/// A manager on a manual clock whose fencing command is this shell script.
+async fn fenced_by(script: &str, timeout: Duration) -> (Rig, SimHost, SimHost) {
+    let rig = Rig::new().await;
+    let none = plimsoll_api::v1::SetSettingsRequest { lease_ms: Some(0), ..Default::default() };
+    app::settings_set(&rig.core, &rig.admin, none).await.unwrap();
+    let (h1, mut h2) = two_hosts(&rig, StoragePool::Local, OnHostFailure::Recreate).await;
+    run(&rig, &mut [&mut h2], &mut [], 31).await;
+    let command = FencingCommand {
+        argv: vec![
+            "sh".into(),
+            "-c".into(),
+            script.into(),
+            "fence".into(),
+            "{host}".into(),
+            "{id}".into(),
+        ],
+        timeout,
+    };
+    let fencer = Fencer::new(command);
+    fencer.reconcile(rig.core.clone()).await.unwrap();
+    (rig, h1, h2)
+}
+
+#[tokio::test]
+async fn a_fencing_command_that_succeeds_moves_the_vms() {
+    let second = Duration::from_secs(10);
+    let (rig, _h1, mut h2) = fenced_by(r#"test "$1 $2" = "h1 host-1""#, second).await;
+    let shown = app::host_show(&rig.core, &rig.admin, &name("h1")).unwrap();
+    assert_eq!((shown.state, shown.fencing), (HostPhase::Fenced, Some(Fencing::Command)));
+    run(&rig, &mut [&mut h2], &mut [], 2).await;
+    assert_eq!(rig.show("a").host, Some(name("h2")));
+    assert_eq!(rig.show("a").state, VmPhase::Running);
+}
+
+#[tokio::test]
+async fn a_fencing_command_that_fails_or_hangs_moves_nothing_and_says_why() {
+    for (script, timeout, why) in [
+        ("echo no such outlet >&2; exit 3", Duration::from_secs(10), "no such outlet"),
+        ("sleep 60", Duration::from_millis(50), "did not end"),
+    ] {
+        let (rig, _h1, mut h2) = fenced_by(script, timeout).await;
+        run(&rig, &mut [&mut h2], &mut [], 2).await;
+        assert_eq!(rig.show("a").state, VmPhase::Unknown);
+        let state = rig.core.snapshot();
+        let failure = state.events.iter().find(|e| e.kind == EventKind::HostFencingFailed).unwrap();
+        assert!(failure.message.contains(why), "{}", failure.message);
+    }
 }
