@@ -31,6 +31,7 @@ use plimsoll_model::{Power, Timestamp, VmId};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::AbortOnDropHandle;
 
 use self::live::Live;
 use self::record::{End, Ended, Next, Record};
@@ -285,13 +286,13 @@ impl Runner {
                 let guest = GuestChannel::open(self.directory.clone());
                 self.guest_sender.send_replace(Some(guest.clone()));
                 self.facts = Arc::default();
-                tokio::spawn(gather_facts(
+                let facts = tokio::spawn(gather_facts(
                     guest.clone(),
                     Arc::clone(&self.facts),
                     self.changes.clone(),
-                    adopted.qmp.clone(),
                 ));
-                let live = Live::new(adopted.record, adopted.qmp, guest);
+                let facts = AbortOnDropHandle::new(facts);
+                let live = Live::new(adopted.record, adopted.qmp, guest, facts);
                 live.begin_statistics().await;
                 if !self.record.lived && self.record.launch == live.record.launch {
                     self.record.lived = true;
@@ -692,29 +693,23 @@ async fn warn_of_end(live: &Live, present: &DesiredPresent, warned: &mut Option<
     }
 }
 
-/// Asks the guest for its facts until the VM ends.
+/// Asks the guest for its facts, again and again. Holds no monitor connection: QEMU serves one
+/// client, and the next agent's would wait for its end.
 async fn gather_facts(
     guest: GuestChannel,
     facts: Arc<Mutex<Option<Facts>>>,
     changes: watch::Sender<u64>,
-    qmp: plimsoll_qmp::Qmp,
 ) {
     let mut status = guest.status();
     loop {
-        let speaking =
-            async { status.wait_for(|status| *status != GuestStatus::Silent).await.is_ok() };
-        tokio::select! {
-            () = qmp.closed() => return,
-            speaking = speaking => if !speaking { return },
+        if status.wait_for(|status| *status != GuestStatus::Silent).await.is_err() {
+            return;
         }
         if let Ok(Answer::Facts(news)) = guest.call(Call::Facts, FACTS_LIMIT).await {
             *facts.lock() = Some(*news);
             changes.send_modify(|count| *count = count.wrapping_add(1));
         }
-        tokio::select! {
-            () = qmp.closed() => return,
-            () = sleep(FACTS) => {}
-        }
+        sleep(FACTS).await;
     }
 }
 

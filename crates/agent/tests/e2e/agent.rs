@@ -270,7 +270,10 @@ fn an_agent_joins_runs_vms_and_finds_them_again() {
         let mut wanted = place.vm();
         wanted.interfaces = vec![interface()];
         let mut other = place.vm();
-        other.image.files[0].sha256 = "ab".repeat(32);
+        let disk = &mut other.image.files[0];
+        disk.sha256 = "ab".repeat(32);
+        let bytes = vec![0; usize::try_from(disk.size.get()).unwrap()];
+        place.manager.book(|book| book.images.insert("ab".repeat(32), bytes));
         place
             .want(vec![desired(vm, 2, wanted.clone()), desired(broken, 1, other)], vec![network()]);
         place.until_booted(vm).await;
@@ -290,7 +293,7 @@ fn an_agent_joins_runs_vms_and_finds_them_again() {
         let report = place.start_agent(false).await;
         assert_ne!(report.session, first.session);
         let found = report.vms.iter().find(|seen| seen.vm == vm).expect("in the first report");
-        assert_eq!((found.phase, found.restarts), (ObservedPhase::Running, 0));
+        assert_eq!((found.phase, found.restarts), (ObservedPhase::Running, 0), "{found:?}");
         assert_eq!(place.processes(vm).qemu, before.qemu);
 
         // What comes late for an older incarnation does nothing, the same again neither.

@@ -8,6 +8,7 @@ use plimsoll_model::{Bytes, BytesPerSecond, IoPerSecond, VmId};
 use plimsoll_qmp::{EventKind, Qmp, QmpError, RunState};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::chain;
 use super::launch::vcpus;
@@ -31,6 +32,8 @@ pub(super) struct Live {
     pub record: GuardRecord,
     pub qmp: Qmp,
     pub guest: GuestChannel,
+    /// Asks the guest for its facts, and ends with this.
+    _facts: AbortOnDropHandle<()>,
     pub since: Instant,
     /// Target and moment of the last wish to the balloon.
     balloon: Option<(u64, Instant)>,
@@ -53,9 +56,14 @@ impl Outstanding {
 }
 
 impl Live {
-    pub(super) fn new(record: GuardRecord, qmp: Qmp, guest: GuestChannel) -> Self {
+    pub(super) fn new(
+        record: GuardRecord,
+        qmp: Qmp,
+        guest: GuestChannel,
+        facts: AbortOnDropHandle<()>,
+    ) -> Self {
         let since = Instant::now();
-        Self { record, qmp, guest, since, balloon: None, online: None }
+        Self { record, qmp, guest, _facts: facts, since, balloon: None, online: None }
     }
 
     /// Makes every limit what `present` says as far as that is possible on a running machine, and
