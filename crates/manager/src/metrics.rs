@@ -1,10 +1,14 @@
 //! Numbers for Prometheus. Requests are counted as they happen; what is true of the cluster is read
 //! from its state when somebody looks.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use plimsoll_api::v1::ClusterStatus;
 use plimsoll_model::{Element, HostPhase, Resources, VmPhase};
+use plimsoll_store::{Batch, CommitError, Contents, Store, StoreError};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{
@@ -40,6 +44,25 @@ struct ResourceLabels {
 
 type Latencies = Family<RouteLabels, Histogram, fn() -> Histogram>;
 
+/// A store whose commits are timed.
+pub(crate) struct TimedStore<S> {
+    store: S,
+    commits: Histogram,
+}
+
+impl<S: Store> Store for TimedStore<S> {
+    fn load(&mut self) -> Result<Contents, StoreError> {
+        self.store.load()
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<u64, CommitError> {
+        let started = Instant::now();
+        let revision = self.store.commit(batch);
+        self.commits.observe(started.elapsed().as_secs_f64());
+        revision
+    }
+}
+
 /// All metrics of a manager. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Metrics(Arc<Inner>);
@@ -48,6 +71,7 @@ struct Inner {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     latencies: Latencies,
+    commits: Histogram,
     hosts: Family<PhaseLabels, Gauge>,
     vms: Family<PhaseLabels, Gauge>,
     capacity: Family<ResourceLabels, Gauge>,
@@ -71,13 +95,29 @@ impl Metrics {
             Unit::Seconds,
             latencies.clone(),
         );
+        let commits = latency();
+        registry.register_with_unit(
+            "commit_duration",
+            "Time until a transaction of the store was durable",
+            Unit::Seconds,
+            commits.clone(),
+        );
         let (hosts, vms) = (Family::default(), Family::default());
         registry.register("hosts", "Hosts by phase", hosts.clone());
         registry.register("vms", "VMs by phase", vms.clone());
         let (capacity, committed) = (Family::default(), Family::default());
         registry.register("capacity", "What all hosts have, in base units", capacity.clone());
         registry.register("committed", "What VMs were promised of it", committed.clone());
-        Self(Arc::new(Inner { registry, requests, latencies, hosts, vms, capacity, committed }))
+        Self(Arc::new(Inner {
+            registry,
+            requests,
+            latencies,
+            commits,
+            hosts,
+            vms,
+            capacity,
+            committed,
+        }))
     }
 
     /// Counts a request.
@@ -91,6 +131,11 @@ impl Metrics {
         self.0.requests.get_or_create(&labels).inc();
         let labels = RouteLabels { route: route.into() };
         self.0.latencies.get_or_create(&labels).observe(elapsed.as_secs_f64());
+    }
+
+    /// The same store, with its commits timed.
+    pub(crate) fn timed<S: Store>(&self, store: S) -> TimedStore<S> {
+        TimedStore { store, commits: self.0.commits.clone() }
     }
 
     /// The text that Prometheus reads.

@@ -226,7 +226,8 @@ impl Server {
         let for_users = acceptor(ClientAuth::Token)?;
         let for_agents = acceptor(ClientAuth::Certificate(ca.certificate_pem()))?;
 
-        let core = open_core(&config).await?;
+        let metrics = Metrics::new();
+        let core = open_core(&config, &metrics).await?;
         let blobs = BlobStore::open(&config.data_dir).map_err(ServerError::Blobs)?;
         blobs.keep_only(&crate::app::image_files(&core)).map_err(ServerError::Blobs)?;
 
@@ -239,7 +240,7 @@ impl Server {
             ca,
             blobs,
             blobs_in_use: tokio::sync::Mutex::new(()),
-            metrics: Metrics::new(),
+            metrics,
             limiter: Limiter::new(),
             api_address: api_address.map(at),
             cluster_address: at(cluster.1),
@@ -300,7 +301,7 @@ impl Server {
     }
 }
 
-async fn open_core(config: &ServerConfig) -> Result<Core, ServerError> {
+async fn open_core(config: &ServerConfig, metrics: &Metrics) -> Result<Core, ServerError> {
     let path = config.data_dir.join("state.db");
     let store = tokio::task::spawn_blocking(move || SqliteStore::open(&path));
     let store = store.await.map_err(|error| ServerError::Data {
@@ -314,7 +315,8 @@ async fn open_core(config: &ServerConfig) -> Result<Core, ServerError> {
         timeout: Duration::from_secs(fencing.timeout_s),
     });
     let core_config = CoreConfig { fencing, ..CoreConfig::default() };
-    let core = Core::open(core_config, Box::new(store)).map_err(ServerError::Core)?;
+    let core =
+        Core::open(core_config, Box::new(metrics.timed(store))).map_err(ServerError::Core)?;
     admin_token::ensure(&core, &config.data_dir, &config.settings)
         .await
         .map_err(ServerError::AdminToken)?;
@@ -329,6 +331,9 @@ fn take(folder: &Path) -> Result<std::fs::File, ServerError> {
         .mode(0o700)
         .create(folder)
         .map_err(|source| failed("make the folder", source))?;
+    // One that was there before may be open to others, and the store has what users told their VMs.
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))
+        .map_err(|source| failed("close to others", source))?;
     let lock = std::fs::OpenOptions::new()
         .create(true)
         .truncate(false)

@@ -123,7 +123,8 @@ impl Transport {
             .http1_only()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(Duration::from_secs(50))
+            // Shorter than servers keep idle connections, so that none is used just as it closes.
+            .pool_idle_timeout(Duration::from_secs(15))
             .user_agent(concat!("plimsoll/", env!("CARGO_PKG_VERSION")));
         let (base, server_name) = match &target {
             Target::Unix(path) => {

@@ -114,3 +114,52 @@ pub(crate) async fn no_such_method(request: Request) -> ApiError {
     )
     .hint("/v1/openapi.json lists the methods of each endpoint")
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, middleware, routing::get};
+    use plimsoll_api::ErrorBody;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    async fn ask(path: &str, slots: usize) -> (u16, ErrorBody, bool) {
+        let state = Frame { metrics: Metrics::new(), slots: Arc::new(Semaphore::new(slots)) };
+        #[expect(clippy::panic, reason = "the net under panics is what is tested")]
+        async fn panics() -> &'static str {
+            panic!("a secret")
+        }
+        let router = Router::new()
+            .route("/panics", get(panics))
+            .fallback(no_such_path)
+            .method_not_allowed_fallback(no_such_method)
+            .layer(middleware::from_fn_with_state(state, frame));
+        let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let named = response.headers().contains_key(REQUEST_ID);
+        let text = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        (status, serde_json::from_slice(&text).unwrap(), named)
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_error_that_tells_nothing() {
+        let (status, body, named) = ask("/panics", 1).await;
+        assert_eq!((status, body.code, named), (500, ErrorCode::Internal, true));
+        assert!(!format!("{body:?}").contains("secret"));
+        assert!(body.request_id.is_some());
+    }
+
+    #[tokio::test]
+    async fn too_much_at_once_is_refused_at_once() {
+        let (status, body, _) = ask("/panics", 0).await;
+        assert_eq!((status, body.code), (429, ErrorCode::TooManyRequests));
+        assert!(body.hint.is_some());
+    }
+
+    #[tokio::test]
+    async fn unknown_paths_have_the_same_error_body() {
+        let (status, body, named) = ask("/nothing", 1).await;
+        assert_eq!((status, body.code, named), (404, ErrorCode::NotFound, true));
+    }
+}

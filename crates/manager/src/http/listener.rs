@@ -107,7 +107,7 @@ async fn run(
     connection: Connection,
     router: Router,
     slot: OwnedSemaphorePermit,
-    stopping: watch::Receiver<bool>,
+    mut stopping: watch::Receiver<bool>,
 ) {
     let _slot = slot;
     match connection {
@@ -116,7 +116,11 @@ async fn run(
             let Ok(address) = stream.peer_addr() else { return };
             let _ = stream.set_nodelay(true);
             let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
-            let stream = match handshake.await {
+            let shaken = tokio::select! {
+                shaken = handshake => shaken,
+                () = stopped(&mut stopping) => return,
+            };
+            let stream = match shaken {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => {
                     tracing::debug!(%address, %error, "TLS handshake failed");

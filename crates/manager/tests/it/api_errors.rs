@@ -318,7 +318,12 @@ async fn health_needs_no_token_and_metrics_do() {
     }
     let (status, text) = raw(&cluster, "GET /metrics", "").await;
     assert_eq!(status, 200);
-    for metric in ["plimsoll_hosts{phase=\"up\"} 0", "plimsoll_http_requests_total{", "# EOF"] {
+    for metric in [
+        "plimsoll_hosts{phase=\"up\"} 0",
+        "plimsoll_http_requests_total{",
+        "plimsoll_commit_duration_seconds_count",
+        "# EOF",
+    ] {
         assert!(text.contains(metric), "no {metric} in {text}");
     }
     cluster.project("shop").await;
