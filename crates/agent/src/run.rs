@@ -248,12 +248,20 @@ fn accelerator(config: &AgentConfig, report: &DoctorReport) -> Accelerator {
 
 fn capacity(config: &AgentConfig, host: &Inventory) -> Resources {
     let reserve = config.reserve.over(&host.reserve);
-    let mut capacity = config.capacity.over(&host.usable(&reserve));
+    let mut usable = host.usable(&reserve);
+    // Nobody plans with bytes, and whole numbers read better.
+    usable.memory = whole(usable.memory, Bytes::mib(1));
+    usable.disk = whole(usable.disk, Bytes::gib(1));
+    let mut capacity = config.capacity.over(&usable);
     for (model, amount) in &config.accelerators.0 {
         let slot = capacity.accelerators.0.entry(model.clone()).or_default();
         *slot = slot.saturating_add(*amount);
     }
     capacity
+}
+
+const fn whole(amount: Bytes, unit: Bytes) -> Bytes {
+    Bytes(amount.get() - amount.get() % unit.get())
 }
 
 fn host_spec(

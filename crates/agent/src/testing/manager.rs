@@ -1,11 +1,11 @@
 //! A manager of which the test says how it behaves: the cluster's endpoints over mutual TLS.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
     body::Body,
-    extract::{Query, State},
+    extract::{Path, Query, State},
     http::StatusCode,
     response::{IntoResponse as _, Response},
     routing::{get, post},
@@ -23,8 +23,7 @@ use serde::Deserialize;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 
-use super::Authority;
-use crate::vm::BootTime;
+use super::{Authority, BootTime};
 
 /// What it does with a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +49,8 @@ pub(crate) struct Book {
     /// The token that is good, once.
     pub(crate) token: Option<String>,
     pub(crate) joined: Vec<JoinRequest>,
+    /// What it hands out as the file with a checksum; anything else is this.
+    pub(crate) images: BTreeMap<String, Vec<u8>>,
 }
 
 #[derive(Clone)]
@@ -61,6 +62,7 @@ struct App {
 }
 
 pub(crate) struct FakeManager {
+    pub(crate) authority: Arc<Authority>,
     app: App,
     serving: Option<JoinHandle<()>>,
 }
@@ -77,6 +79,7 @@ impl FakeManager {
             asked_after: Vec::new(),
             token: None,
             joined: Vec::new(),
+            images: BTreeMap::new(),
         };
         let app = App {
             book: Arc::new(Mutex::new(book)),
@@ -84,7 +87,7 @@ impl FakeManager {
             authority: Arc::new(Authority::new()),
             address: listener.local_addr().unwrap(),
         };
-        let mut manager = Self { app, serving: None };
+        let mut manager = Self { authority: Arc::clone(&app.authority), app, serving: None };
         manager.serve(listener);
         manager
     }
@@ -108,19 +111,15 @@ impl FakeManager {
     }
 
     pub(crate) fn client(&self) -> ClusterClient {
-        let identity = self.app.authority.identity("host-1");
+        let identity = self.authority.identity("host-1");
         let address = self.app.address.to_string();
-        ClusterClient::new(&address, &self.app.authority.pem, &identity).unwrap()
-    }
-
-    pub(crate) fn authority(&self) -> &Authority {
-        &self.app.authority
+        ClusterClient::new(&address, &self.authority.pem, &identity).unwrap()
     }
 
     pub(crate) fn token(&self, secret: &str) -> JoinToken {
         JoinToken {
             address: self.app.address.to_string(),
-            ca_sha256: tls::certificate_sha256(&self.app.authority.pem).unwrap(),
+            ca_sha256: tls::certificate_sha256(&self.authority.pem).unwrap(),
             secret: secret.to_owned(),
         }
     }
@@ -231,6 +230,7 @@ async fn desired(State(app): State<App>, Query(query): Query<After>) -> Response
     }
 }
 
-async fn image() -> Vec<u8> {
-    b"an image".to_vec()
+async fn image(State(app): State<App>, Path(sha256): Path<String>) -> Vec<u8> {
+    let images = &app.book.lock().images;
+    images.get(&sha256).cloned().unwrap_or_else(|| b"another file".to_vec())
 }
