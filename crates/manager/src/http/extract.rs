@@ -209,7 +209,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 
 #[cfg(test)]
 mod tests {
-    use plimsoll_api::v1::CreateVmsRequest;
+    use plimsoll_api::v1::{CreateImageRequest, CreateVmsRequest, SetVmRequest};
+    use proptest::prelude::{any, prop, proptest};
 
     use super::*;
 
@@ -226,5 +227,32 @@ mod tests {
         assert_eq!(refuse(r#"{"requests": []} x"#).0.message, "the body is not JSON");
         assert!(refuse(r#"{"requests": {}}"#).0.message.contains("`requests`"));
         assert!(refuse(&"[".repeat(100_000)).0.causes[0].contains("line 1"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse::<CreateVmsRequest>(&bytes);
+        }
+
+        /// A good body with a piece of it replaced: taken, or refused with a cause and a hint.
+        #[test]
+        fn damaged_bodies_are_taken_or_explained(at in any::<prop::sample::Index>(), piece in ".{0,6}") {
+            let good = r#"{"requests": [{"name": "web", "count": 2, "spec": {"image": "tiny",
+                "resources": {"cpu": "500m", "memory": "1GiB", "disk": 4096},
+                "constraints": [{"anti_affinity": {"group": "web", "scope": "rack"}}]}}]}"#;
+            let at = at.index(good.len());
+            let text = format!("{}{piece}{}", &good[..at], &good[(at + 3).min(good.len())..]);
+            for result in [
+                parse::<CreateVmsRequest>(text.as_bytes()).map(drop),
+                parse::<SetVmRequest>(text.as_bytes()).map(drop),
+                parse::<CreateImageRequest>(text.as_bytes()).map(drop),
+            ] {
+                if let Err(ApiError(body)) = result {
+                    assert_eq!(body.code, ErrorCode::InvalidRequest);
+                    assert!(body.hint.is_some() && body.causes.len() == 1);
+                }
+            }
+        }
     }
 }

@@ -93,6 +93,10 @@ fn complete_operation(operation: &mut Map<String, Value>, parameters: &[Value]) 
         }
     }
     let responses = operation.entry("responses").or_insert_with(|| json!({}));
+    let successes = responses.as_object_mut().into_iter().flat_map(Map::values_mut);
+    for success in successes.filter(|success| success["description"] == "") {
+        success["description"] = json!("Done");
+    }
     responses["default"] = json!({
         "description": "A refusal, or a failure",
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}},
