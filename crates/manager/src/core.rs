@@ -44,6 +44,9 @@ use committer::{Committer, Executed, Message};
 use telemetry::Telemetry;
 use txn::Txn;
 
+/// How long a command of our own waits for a place in the queue.
+const MAX_QUEUEING: Duration = Duration::from_secs(10);
+
 /// How a manager is set up, beside what the store's settings say.
 #[derive(Clone, Debug)]
 pub struct CoreConfig {
@@ -305,6 +308,28 @@ impl Core {
         &self.inner.nudge
     }
 
+    /// Users are refused while the last quarter of the queue is in use: that is for what hosts
+    /// report and for reconcilers, which wait their turn.
+    async fn enqueue(&self, message: Message, from_user: bool) -> Result<(), AppError> {
+        let queue = &self.inner.queue;
+        let place = if from_user {
+            if queue.capacity() <= queue.max_capacity() / 4 {
+                return Err(AppError::Busy);
+            }
+            queue.try_reserve().map_err(|error| match error {
+                mpsc::error::TrySendError::Full(()) => AppError::Busy,
+                mpsc::error::TrySendError::Closed(()) => AppError::ShuttingDown,
+            })?
+        } else {
+            tokio::time::timeout(MAX_QUEUEING, queue.reserve())
+                .await
+                .map_err(|_| AppError::Busy)?
+                .map_err(|_| AppError::ShuttingDown)?
+        };
+        place.send(message);
+        Ok(())
+    }
+
     /// Runs a command and returns once what it changed is durable and published. It runs to its end
     /// even if the caller no longer waits.
     ///
@@ -337,10 +362,7 @@ impl Core {
                 },
             }
         };
-        self.inner.queue.try_send(Message::Run(Box::new(run))).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => AppError::Busy,
-            mpsc::error::TrySendError::Closed(_) => AppError::ShuttingDown,
-        })?;
+        self.enqueue(Message::Run(Box::new(run)), actor.is_some()).await?;
         receiver.await.map_err(|_| AppError::ShuttingDown)?
     }
 }

@@ -27,6 +27,8 @@ const MAX_MEMORY: u64 = 64 << 40;
 const MAX_DISK: u64 = 1 << 50;
 const MAX_RATE: u64 = 1 << 50;
 const MAX_DEVICES: u64 = 1_000_000;
+/// Below this a single packet takes seconds: no host can hold a guest to less.
+const MIN_NETWORK: u64 = 8_000;
 
 /// Checks how many VMs are asked for, before anything is made of them.
 pub(crate) fn counts(request: &CreateVmsRequest) -> Result<(), AppError> {
@@ -195,6 +197,13 @@ pub(crate) fn resources(resources: &Resources, field: &str) -> Result<(), AppErr
                 "ask for less, or for a total with `split`",
             ));
         }
+    }
+    if (1..MIN_NETWORK).contains(&resources.network.0) {
+        return Err(AppError::invalid(
+            at("network"),
+            format!("{} lets no packet pass", resources.network),
+            "ask for at least 8kbit/s, or 0 for no limit",
+        ));
     }
     at_most(resources.accelerators.0.len(), MAX_MODELS, &at("accelerators"))?;
     if resources.accelerators.0.values().any(|amount| *amount > MAX_DEVICES) {

@@ -24,6 +24,8 @@ use crate::{
 const MAX_REPORTED: usize = 10_000;
 /// Longer messages are cut off.
 const MAX_MESSAGE_CHARS: usize = 1000;
+/// An answer waits no longer for what the report changes to be durable.
+const MAX_NOTING: Duration = Duration::from_secs(2);
 /// The longest wait for a new desired state.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
@@ -31,8 +33,8 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 /// sent at once.
 ///
 /// # Errors
-/// The host is unknown, the report is older than one already taken, or the host is just being
-/// fenced; the lease is not renewed then.
+/// The host is unknown, the report is not valid or older than one already taken, or the host is just
+/// being fenced; the lease is not renewed then.
 pub async fn agent_report(
     core: &Core,
     host: HostId,
@@ -66,9 +68,7 @@ pub async fn agent_report(
     let report = Arc::new(report);
     let taken = Taken { host, report, armable, now, monotonic };
     let state = if taken.changes(core, &state) {
-        let core_ = core.clone();
-        core.submit(None, move |txn| taken.apply(&core_, txn)).await?;
-        core.nudge();
+        note(core, taken).await;
         core.snapshot()
     } else {
         state
@@ -106,6 +106,21 @@ pub async fn agent_desired(
         if newer || tokio::time::timeout_at(deadline, changed).await.is_err() {
             return desired_host(&state, host).ok_or_else(|| AppError::not_found(Noun::Host, host));
         }
+    }
+}
+
+/// Writes down what the report changes. Whether that succeeds has nothing to do with the lease: a
+/// manager that cannot write starts nothing elsewhere, and must not let what runs be ended. The next
+/// report says it all again.
+async fn note(core: &Core, taken: Taken) {
+    let (host, inner) = (taken.host, core.clone());
+    let written = core.submit(None, move |txn| taken.apply(&inner, txn));
+    match tokio::time::timeout(MAX_NOTING, written).await {
+        Ok(Ok(())) => core.nudge(),
+        Ok(Err(error)) => {
+            tracing::warn!(%host, %error, "what a host reports could not be written");
+        }
+        Err(_) => tracing::warn!(%host, "what a host reports is not written yet"),
     }
 }
 
@@ -185,10 +200,6 @@ impl Taken {
         }
     }
 
-    fn seen(&self, core: &Core, vm: VmId) -> Option<Seen> {
-        core.telemetry().seen(self.host, vm)
-    }
-
     fn observations(
         &self,
         core: &Core,
@@ -208,7 +219,8 @@ impl Taken {
             .iter()
             .filter_map(|observed| {
                 let record = state.vm(observed.vm)?;
-                let since = self.seen(core, observed.vm).map_or(self.monotonic, |seen| seen.since);
+                let since =
+                    core.telemetry().since(self.host, observed.vm).unwrap_or(self.monotonic);
                 let seen = Seen { observed: observed.clone(), since };
                 observe(record, &seen, &context)
             })

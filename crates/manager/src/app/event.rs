@@ -95,7 +95,7 @@ impl Filter {
             return newest;
         };
         let first = events.front().map_or(0, |event| event.sequence.0);
-        let skip = (after.0 + 1).saturating_sub(first);
+        let skip = after.0.saturating_add(1).saturating_sub(first);
         let skip = usize::try_from(skip).unwrap_or(usize::MAX).min(events.len());
         events
             .clone()

@@ -21,7 +21,7 @@ pub async fn vm_explain(
     vm: &Name,
 ) -> Result<Explanation, AppError> {
     let (caller_, project, name) = (caller.clone(), project.clone(), vm.clone());
-    core.submit(None, move |txn| {
+    core.submit(Some(caller.token), move |txn| {
         let record = vm::find(&txn.state, &caller_, &project, &name)?.clone();
         let settings = txn.state.settings();
         let policy = record.vm.policy.unwrap_or(settings.policy);
@@ -48,7 +48,7 @@ pub async fn request_explain(
     request: ExplainRequest,
 ) -> Result<Explanation, AppError> {
     let (caller_, project) = (caller.clone(), project.clone());
-    core.submit(None, move |txn| {
+    core.submit(Some(caller.token), move |txn| {
         let project = caller_.project(&txn.state, &project)?.clone();
         let ExplainRequest { mut request, policy } = request;
         let policy = policy.unwrap_or(txn.state.settings().policy);

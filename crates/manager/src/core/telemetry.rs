@@ -79,6 +79,11 @@ impl Telemetry {
         f(self.hosts.lock().entry(host).or_default())
     }
 
+    /// Since when a VM is reported as it is.
+    pub(crate) fn since(&self, host: HostId, vm: VmId) -> Option<Duration> {
+        self.hosts.lock().get(&host).and_then(|host| host.vms.get(&vm)).map(|seen| seen.since)
+    }
+
     /// A VM as its host reported it last.
     pub(crate) fn seen(&self, host: HostId, vm: VmId) -> Option<Seen> {
         self.hosts.lock().get(&host).and_then(|host| host.vms.get(&vm)).cloned()

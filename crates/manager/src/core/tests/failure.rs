@@ -244,3 +244,22 @@ async fn a_fencing_command_that_fails_or_hangs_moves_nothing_and_says_why() {
         assert!(failure.message.contains(why), "{}", failure.message);
     }
 }
+
+#[tokio::test]
+async fn a_store_that_fails_does_not_end_what_runs() {
+    let rig = Rig::new().await;
+    let (mut h1, mut h2) = two_hosts(&rig, shared(), OnHostFailure::Restart).await;
+    rig.store.fail_after(Some(0));
+    // Something to write at every report, for longer than the lease.
+    for round in 0..60 {
+        rig.clock.advance(SECOND);
+        h1.spec.qemu_version = format!("10.0.{round}");
+        h1.exchange(&rig.core).await;
+        h2.exchange(&rig.core).await;
+        assert_eq!(h1.running().count(), 1);
+    }
+    rig.store.fail_after(None);
+    run(&rig, &mut [&mut h1, &mut h2], &mut [], 2).await;
+    assert_eq!(rig.show("a").state, VmPhase::Running);
+    rig.check_consistent().await;
+}
