@@ -263,3 +263,41 @@ async fn a_store_that_fails_does_not_end_what_runs() {
     assert_eq!(rig.show("a").state, VmPhase::Running);
     rig.check_consistent().await;
 }
+
+#[tokio::test]
+async fn a_lease_whose_grants_were_lost_proves_nothing() {
+    let rig = Rig::new().await;
+    let set = |lease_ms| plimsoll_api::v1::SetSettingsRequest {
+        lease_ms: Some(lease_ms),
+        ..Default::default()
+    };
+    app::settings_set(&rig.core, &rig.admin, set(0)).await.unwrap();
+    let (mut h1, mut h2) = two_hosts(&rig, shared(), OnHostFailure::Restart).await;
+    app::settings_set(&rig.core, &rig.admin, set(20_000)).await.unwrap();
+    // The host hears that its guards are to act, but not of the lease by which they act.
+    h1.send(&rig.core, false).await;
+    h1.fetch(&rig.core).await;
+    h1.act(rig.core.monotonic());
+    h1.send(&rig.core, false).await;
+    run(&rig, &mut [&mut h2], &mut [&mut h1], 120).await;
+    assert_eq!(h1.running().count(), 1);
+    assert_eq!(rig.show("a").host, Some(name("h1")));
+    let dead = app::host_show(&rig.core, &rig.admin, &name("h1")).unwrap();
+    assert_eq!(dead.state, HostPhase::Dead);
+}
+
+#[tokio::test]
+async fn a_vm_that_nobody_knows_is_put_on_record_once_and_left_alone() {
+    let rig = Rig::new().await;
+    let (mut h1, _h2) = two_hosts(&rig, StoragePool::Local, OnHostFailure::Wait).await;
+    let vm = h1.vms.values().next().unwrap().clone();
+    let unknown = plimsoll_model::VmId(uuid::Uuid::from_u128(0xdead));
+    h1.vms.insert(unknown, vm);
+    for _ in 0..3 {
+        h1.exchange(&rig.core).await;
+    }
+    assert!(h1.vms[&unknown].running);
+    let state = rig.core.snapshot();
+    let on_record = |kind| state.events.iter().filter(|event| event.kind == kind).count();
+    assert_eq!(on_record(EventKind::VmUnclaimed), 1);
+}
