@@ -137,6 +137,11 @@ impl Observer {
         seen.runs.iter().filter(|run| run.vm == vm).cloned().collect()
     }
 
+    /// Every QEMU that was ever seen.
+    pub(crate) fn all_runs(&self) -> Vec<Run> {
+        self.seen.lock().unwrap().runs.clone()
+    }
+
     /// When a VM's guest wrote to its console, and on which host that was.
     pub(crate) fn wrote(&self, vm: &str) -> Vec<Wrote> {
         self.seen.lock().unwrap().wrote.get(vm).cloned().unwrap_or_default()
