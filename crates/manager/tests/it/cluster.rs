@@ -105,7 +105,7 @@ impl Cluster {
         Self::start_in(tempfile::tempdir().unwrap()).await
     }
 
-    async fn start_in(folder: tempfile::TempDir) -> Self {
+    pub(crate) async fn start_in(folder: tempfile::TempDir) -> Self {
         let server = Server::bind(config(folder.path())).await.unwrap();
         let (api, socket) = (server.api_address().unwrap(), server.socket().to_owned());
         let (stop, stopped) = oneshot::channel::<()>();

@@ -11,3 +11,4 @@ mod cluster;
 mod images;
 mod lifecycle;
 mod openapi;
+mod process;
