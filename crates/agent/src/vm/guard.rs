@@ -79,8 +79,8 @@ pub enum GuardError {
         #[source]
         source: io::Error,
     },
-    /// The host's lease has run out.
-    #[error("the host has no lease: a VM that may run elsewhere is not started")]
+    /// The host's lease has run out, or had before the wish to start was heard.
+    #[error("the host has no lease for it: a VM that may run elsewhere is not started")]
     NoLease,
     /// The kernel refused a step on the way to the daemon.
     #[error("cannot become the VM's guard")]
@@ -118,9 +118,7 @@ pub fn guard_main(directory: &Path) -> Result<ExitCode, GuardError> {
         return Ok(ExitCode::from(EXIT_HELD));
     };
     let launch = take_launch(&directory)?;
-    if directory.file(name::FENCED).exists() && !lease_holds(&launch) {
-        return Err(GuardError::NoLease);
-    }
+    check_lease(&directory, &launch)?;
     let log = open_log(&directory.file(name::QEMU_LOG))?;
     let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
         .map_err(|error| GuardError::Daemon(error.into()))?;
@@ -160,9 +158,20 @@ fn take_launch(directory: &VmDirectory) -> Result<Launch, GuardError> {
     Ok(launch)
 }
 
-fn lease_holds(launch: &Launch) -> bool {
-    let Ok(boot_id) = files::boot_id() else { return false };
-    Lease::read(&launch.lease_file).is_some_and(|lease| lease.holds(&boot_id, BootTime::now()))
+/// A VM under the marker `fenced` starts only if the lease allows it.
+fn check_lease(directory: &VmDirectory, launch: &Launch) -> Result<(), GuardError> {
+    if !is_fenced(directory) {
+        return Ok(());
+    }
+    let boot_id = files::boot_id().map_err(GuardError::Watch)?;
+    let allowed = Lease::read(&launch.lease_file)
+        .is_some_and(|lease| lease.allows_start(&boot_id, BootTime::now(), launch.asked_at));
+    if allowed { Ok(()) } else { Err(GuardError::NoLease) }
+}
+
+/// Whether the VM may run only under the host's lease: also where that cannot be told.
+fn is_fenced(directory: &VmDirectory) -> bool {
+    directory.file(name::FENCED).try_exists().unwrap_or(true)
 }
 
 fn open_log(path: &Path) -> Result<File, GuardError> {
@@ -223,7 +232,12 @@ fn daemon(
     detach(&log)?;
     let watcher = watch::Watcher::new(directory, launch)?;
     let opened = open_all(launch)?;
-    let qemu = child::start(launch, qemu_lock, |pid| write_record(directory, launch, pid))?;
+    let qemu = child::start(launch, qemu_lock, |pid| {
+        write_record(directory, launch, pid)?;
+        // Again, as late as can be: to open a disk on storage that hangs can take any time, and
+        // meanwhile the VM may have been given to another host.
+        check_lease(directory, launch)
+    })?;
     // QEMU's own copies live on; ours would keep its sockets open beyond its death.
     drop(opened);
     close_numbers(launch);

@@ -71,6 +71,14 @@ impl Lease {
         self.boot_id == boot_id && self.deadline_boottime_ms.is_none_or(|deadline| now < deadline)
     }
 
+    /// Whether a VM may start at `now` on a wish that was asked for at `asked_at`: the lease holds,
+    /// and has held without a gap since the wish was asked for. After a gap the VM may have been
+    /// given to another host, and the wish be from before that.
+    #[must_use]
+    pub fn allows_start(&self, boot_id: &str, now: BootTime, asked_at: BootTime) -> bool {
+        self.holds(boot_id, now) && self.since_boottime_ms <= asked_at
+    }
+
     /// Reads a lease file. `None` where there is none, or it is not understood: no lease.
     #[must_use]
     pub fn read(path: &Path) -> Option<Self> {
@@ -124,5 +132,30 @@ impl LeaseKeeper {
     #[must_use]
     pub fn current(&self) -> Option<&Lease> {
         self.current.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_needs_a_lease_without_a_gap_since_its_wish_was_asked_for() {
+        let lease = |since, deadline: Option<u64>| Lease {
+            boot_id: "boot".to_owned(),
+            since_boottime_ms: BootTime(since),
+            deadline_boottime_ms: deadline.map(BootTime),
+        };
+        for (lease, now, asked_at, allowed) in [
+            (lease(100, Some(200)), 150, 100, true),
+            (lease(100, Some(200)), 150, 99, false),
+            (lease(100, Some(200)), 200, 150, false),
+            (lease(100, None), 10_000, 100, true),
+            (lease(100, None), 10_000, 0, false),
+        ] {
+            let (now, asked_at) = (BootTime(now), BootTime(asked_at));
+            assert_eq!(lease.allows_start("boot", now, asked_at), allowed, "{lease:?} {now:?}");
+            assert!(!lease.allows_start("another", now, asked_at));
+        }
     }
 }

@@ -248,18 +248,19 @@ impl Runner {
         if matches!(self.process, Process::Unknown | Process::Impostor) {
             if let Err(error) = self.look().await {
                 self.message = Some(format!("cannot tell whether it runs: {}", chain(&error)));
-                return (ObservedPhase::Failed, RETRY);
+                return (self.phase_without_wish(), RETRY);
             }
             if matches!(self.process, Process::Impostor) {
-                return (ObservedPhase::Failed, RETRY);
+                return (self.phase_without_wish(), RETRY);
             }
         }
         if let Process::Live(live, _) = &self.process
             && live.qmp.is_closed()
         {
+            let phase = self.phase_without_wish();
             self.process = Process::Unknown;
             self.guest_sender.send_replace(None);
-            return (self.phase_without_wish(), Duration::ZERO);
+            return (phase, Duration::ZERO);
         }
         // An older incarnation's wish is no wish.
         let wish = wish.filter(|wish| wish.desired.incarnation >= self.record.incarnation);
@@ -356,7 +357,8 @@ impl Runner {
         match &self.process {
             Process::Live(_, Some(_)) => ObservedPhase::Stopping,
             Process::Live(_, None) => ObservedPhase::Running,
-            Process::Unknown | Process::Impostor => ObservedPhase::Failed,
+            // Something may live: no phase that lets the manager start it elsewhere.
+            Process::Unknown | Process::Impostor => ObservedPhase::Starting,
             Process::Dead if !self.directory.path().exists() => ObservedPhase::Absent,
             Process::Dead => match self.record.ended.as_ref().map(|ended| ended.how) {
                 Some(End::Crashed | End::NotStarted) => ObservedPhase::Failed,
@@ -506,13 +508,13 @@ impl Runner {
             self.message = Some(format!("{why}; next attempt in {seconds} s"));
             return Ok((self.phase_while_waiting(), wait));
         }
-        if present.fenced_by_lease && !self.may_start(wish) {
-            self.message = Some("waits for the host's lease and a wish from within it".to_owned());
+        if let Some(reason) = self.waits_for(wish, present) {
+            self.message = Some(reason.to_owned());
             return Ok((ObservedPhase::Starting, HURRY));
         }
         self.message = None;
         self.say(ObservedPhase::Starting);
-        if let Err(error) = self.launch(present).await {
+        if let Err(error) = self.launch(wish, present).await {
             let text = chain(&*error);
             tracing::warn!(vm = %self.vm, error = %text, "VM could not be started");
             self.look().await?;
@@ -533,16 +535,25 @@ impl Runner {
         }
     }
 
-    /// A fenced VM may start on a wish that was asked for while the lease has held without a gap.
-    fn may_start(&self, wish: &Wish) -> bool {
-        let Ok(boot_id) = files::boot_id() else { return false };
-        Lease::read(&self.environment.lease_file).is_some_and(|lease| {
-            lease.holds(&boot_id, BootTime::now()) && wish.asked_at >= lease.since_boottime_ms
-        })
+    /// Why the VM may not start on this wish yet. One that was heard before the host's last boot is
+    /// never enough: whoever vouched that the host is off may have let the VM run elsewhere since.
+    fn waits_for(&self, wish: &Wish, present: &DesiredPresent) -> Option<&'static str> {
+        if wish.asked_at == BootTime(0) {
+            return Some("waits for the manager's word since the host's last boot");
+        }
+        if !present.fenced_by_lease {
+            return None;
+        }
+        let allowed = files::boot_id().is_ok_and(|boot_id| {
+            Lease::read(&self.environment.lease_file)
+                .is_some_and(|lease| lease.allows_start(&boot_id, BootTime::now(), wish.asked_at))
+        });
+        (!allowed).then_some("waits for the host's lease and a wish from within it")
     }
 
     async fn launch(
         &mut self,
+        wish: &Wish,
         present: &DesiredPresent,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let (machine, launched) = {
@@ -564,7 +575,9 @@ impl Runner {
         self.record.write(&self.directory)?;
         let number = self.record.launch;
         tracing::info!(vm = %self.vm, launch = number, "VM starts");
-        let answer = launch::launch(&self.environment, &self.directory, number, &machine).await?;
+        let (environment, directory) = (&self.environment, &self.directory);
+        let answer =
+            launch::launch(environment, directory, number, &machine, wish.asked_at).await?;
         if answer == launch::Answer::Held {
             tracing::warn!(vm = %self.vm, "a guard lives already");
         }

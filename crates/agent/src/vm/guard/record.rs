@@ -8,6 +8,8 @@ use plimsoll_model::{Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::vm::lease::BootTime;
+
 /// Names of the files in a VM's directory.
 pub(crate) mod name {
     /// Permission for one start: the guard takes it away when it begins.
@@ -55,6 +57,9 @@ pub struct Launch {
     pub descriptors: Vec<Descriptor>,
     /// The host's lease.
     pub lease_file: PathBuf,
+    /// When the wish was asked for on which this start is: under the marker `fenced` it must still
+    /// be good at the instant at which QEMU begins.
+    pub asked_at: BootTime,
 }
 
 /// Whom a process runs as.

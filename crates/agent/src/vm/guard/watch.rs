@@ -13,8 +13,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::GuardError;
 use super::record::{ExitReason, Launch, VmDirectory, name};
+use super::{GuardError, is_fenced};
 use crate::vm::files;
 use crate::vm::lease::{BootTime, Lease};
 
@@ -91,7 +91,7 @@ impl<'a> Watcher<'a> {
 
     fn lease_is_over(&self) -> bool {
         // No file, or one that is not understood, is no lease.
-        self.directory.file(name::FENCED).exists()
+        is_fenced(self.directory)
             && !Lease::read(self.lease_file)
                 .is_some_and(|lease| lease.holds(&self.boot_id, BootTime::now()))
     }

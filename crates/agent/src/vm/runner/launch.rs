@@ -15,6 +15,7 @@ use crate::vm::files::{self, FileError};
 use crate::vm::guard::EXIT_HELD;
 use crate::vm::guard::record::{Launch, VmDirectory, name};
 use crate::vm::host::HostError;
+use crate::vm::lease::BootTime;
 use crate::vm::registry::Environment;
 
 /// A guard answers when QEMU's program has begun: milliseconds, seconds on a host under load.
@@ -145,6 +146,7 @@ pub(super) async fn launch(
     directory: &VmDirectory,
     number: u64,
     machine: &Machine,
+    asked_at: BootTime,
 ) -> Result<Answer, LaunchError> {
     let CommandLine { arguments, descriptors } = argv::command_line(machine);
     let launch = Launch {
@@ -156,6 +158,7 @@ pub(super) async fn launch(
         user: environment.user.of(machine.vm),
         descriptors,
         lease_file: environment.lease_file.clone(),
+        asked_at,
     };
     files::write_json(&directory.file(name::LAUNCH), &launch).map_err(LaunchError::Write)?;
     run_guard(environment, directory).await
