@@ -24,9 +24,6 @@ pub const DEFAULT_PORT: u16 = 8008;
 /// Where the file is looked for when none is named.
 pub const DEFAULT_CONFIG_PATH: &str = "/etc/plimsoll/agent.toml";
 
-/// A path that a unix socket's address can hold must leave room for what is appended to it.
-const LONGEST_RUN_DIR: usize = 40;
-
 /// Why the configuration cannot be used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -53,15 +50,6 @@ pub enum ConfigError {
     RelativePath {
         /// The key.
         key: &'static str,
-        /// What it says.
-        path: PathBuf,
-    },
-    /// The directory's name is too long for the sockets in it.
-    #[error(
-        "`run_dir` may be at most {LONGEST_RUN_DIR} bytes long, because unix sockets lie in it: {}",
-        path.display()
-    )]
-    LongRunDir {
         /// What it says.
         path: PathBuf,
     },
@@ -166,8 +154,6 @@ pub struct AgentConfig {
     pub name: Option<Name>,
     /// Where everything that must survive a reboot is kept. One agent at a time uses it.
     pub data_dir: PathBuf,
-    /// Where sockets are kept; emptied by a reboot.
-    pub run_dir: PathBuf,
     /// Where the agent listens for the manager.
     pub listen: SocketAddr,
     /// The address by which the manager reaches the agent; by default the one that the agent listens
@@ -189,8 +175,8 @@ pub struct AgentConfig {
     pub accelerators: Accelerators,
     /// Where VMs' disks are kept; by default below `data_dir`.
     pub storage: StorageConfig,
-    /// The user that QEMU runs as; by default `plimsoll-qemu` where there is one and the agent is
-    /// root, otherwise the agent's.
+    /// The user that QEMU runs as, by name. By default each VM's runs as a user of its own, by a
+    /// number that nobody else has; where the agent is not root, as the agent's.
     pub qemu_user: Option<String>,
     /// QEMU's program; by default the one in the search path.
     pub qemu: PathBuf,
@@ -207,7 +193,6 @@ impl Default for AgentConfig {
         Self {
             name: None,
             data_dir: "/var/lib/plimsoll/agent".into(),
-            run_dir: "/run/plimsoll".into(),
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT)),
             advertise: None,
             underlay: None,
@@ -234,8 +219,6 @@ pub struct AgentOverrides {
     pub name: Option<Name>,
     /// See [`AgentConfig::data_dir`].
     pub data_dir: Option<PathBuf>,
-    /// See [`AgentConfig::run_dir`].
-    pub run_dir: Option<PathBuf>,
     /// See [`AgentConfig::listen`].
     pub listen: Option<SocketAddr>,
     /// See [`AgentConfig::advertise`].
@@ -287,7 +270,6 @@ impl AgentConfig {
         let capacity = &over.capacity;
         self.name = over.name.or(self.name);
         self.data_dir = over.data_dir.unwrap_or(self.data_dir);
-        self.run_dir = over.run_dir.unwrap_or(self.run_dir);
         self.listen = over.listen.unwrap_or(self.listen);
         self.advertise = over.advertise.or(self.advertise);
         self.underlay = over.underlay.or(self.underlay);
@@ -311,7 +293,7 @@ impl AgentConfig {
     /// # Errors
     /// The first value that cannot be used.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let mut paths = vec![("data_dir", &self.data_dir), ("run_dir", &self.run_dir)];
+        let mut paths = vec![("data_dir", &self.data_dir)];
         match &self.storage {
             StorageConfig::Local { path } | StorageConfig::Shared { path, .. } => {
                 paths.push(("storage.path", path));
@@ -322,9 +304,6 @@ impl AgentConfig {
             if !path.is_absolute() {
                 return Err(ConfigError::RelativePath { key, path: path.clone() });
             }
-        }
-        if self.run_dir.as_os_str().len() > LONGEST_RUN_DIR {
-            return Err(ConfigError::LongRunDir { path: self.run_dir.clone() });
         }
         Ok(())
     }
@@ -418,9 +397,6 @@ mod tests {
         }
         let relative = parse("data_dir = \"here\"").unwrap();
         assert!(matches!(relative.check(), Err(ConfigError::RelativePath { .. })));
-        let long =
-            AgentConfig { run_dir: format!("/{}", "x".repeat(90)).into(), ..parse("").unwrap() };
-        assert!(matches!(long.check(), Err(ConfigError::LongRunDir { .. })));
     }
 
     #[test]

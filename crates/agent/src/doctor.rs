@@ -38,8 +38,8 @@ pub struct DoctorOptions {
     pub qemu: PathBuf,
     /// Where VMs' disks are or will be kept.
     pub data_dir: PathBuf,
-    /// The user that QEMU runs as.
-    pub qemu_user: String,
+    /// The user that QEMU is configured to run as, if one is.
+    pub qemu_user: Option<String>,
 }
 
 impl Default for DoctorOptions {
@@ -47,7 +47,7 @@ impl Default for DoctorOptions {
         Self {
             qemu: "qemu-system-x86_64".into(),
             data_dir: "/var/lib/plimsoll/agent".into(),
-            qemu_user: "plimsoll-qemu".to_owned(),
+            qemu_user: None,
         }
     }
 }
@@ -66,7 +66,7 @@ pub async fn examine(options: &DoctorOptions) -> DoctorReport {
         blocking("devices", devices::checks),
     );
     let (data_dir, user) = (options.data_dir.clone(), options.qemu_user.clone());
-    let place = blocking("place", move || devices::place(&data_dir, &user)).await;
+    let place = blocking("place", move || devices::place(&data_dir, user.as_deref())).await;
     let accelerator = kvm.accelerator();
     let (qemu, version) = qemu;
     let mut checks = vec![qemu, qemu_img, virtualisation::kvm_check(&kvm)];

@@ -183,6 +183,7 @@ impl Link {
             lease,
             boot_id,
             went_back: None,
+            behind_since: None,
         };
         tokio::select! {
             () = shutdown.cancelled() => {}

@@ -206,15 +206,11 @@ fn lock(data_dir: &Path) -> Result<Flock<File>, AgentError> {
 }
 
 fn doctor_options(config: &AgentConfig) -> DoctorOptions {
-    let mut options = DoctorOptions {
+    DoctorOptions {
         qemu: config.qemu.clone(),
         data_dir: config.storage_path(),
-        ..DoctorOptions::default()
-    };
-    if let Some(user) = &config.qemu_user {
-        options.qemu_user.clone_from(user);
+        qemu_user: config.qemu_user.clone(),
     }
-    options
 }
 
 async fn look_at_host(config: &AgentConfig) -> Result<(DoctorReport, Inventory), AgentError> {

@@ -12,7 +12,7 @@ use plimsoll_model::Bytes;
 use std::fs;
 
 use super::{chain, finding, good, kernel};
-use crate::{disk::space_at, inventory::gpus};
+use crate::{disk::space_at, inventory::gpus, vm::QemuUser};
 
 pub(super) fn checks() -> Vec<DoctorCheck> {
     vec![fuse(), kernel::clock(), gpu()]
@@ -96,7 +96,7 @@ fn nvidia_cards() -> usize {
         .count()
 }
 
-pub(super) fn place(data_dir: &Path, user: &str) -> Vec<DoctorCheck> {
+pub(super) fn place(data_dir: &Path, user: Option<&str>) -> Vec<DoctorCheck> {
     vec![disk_space(data_dir), qemu_user(user)]
 }
 
@@ -117,34 +117,39 @@ fn disk_space(data_dir: &Path) -> DoctorCheck {
     good("disk_space", evidence)
 }
 
-fn qemu_user(name: &str) -> DoctorCheck {
-    let remedy = format!(
-        "`useradd --system --no-create-home --shell /usr/sbin/nologin {name}`; without, QEMU runs \
-         as the agent's user"
-    );
-    let root = nix::unistd::geteuid().is_root();
+fn qemu_user(name: Option<&str>) -> DoctorCheck {
+    const CHECK: &str = "unprivileged_user";
+    let warning = |evidence: String, remedy: &str| {
+        finding(CHECK, CheckStatus::Warning, evidence, Some(remedy))
+    };
+    let Some(name) = name else {
+        return match QemuUser::detect() {
+            QemuUser::Range { first, .. } => good(
+                CHECK,
+                format!("each VM's QEMU runs as a user of its own, from uid {first} on"),
+            ),
+            _ if nix::unistd::geteuid().is_root() => warning(
+                "QEMU would run as root: this user namespace has no numbers to give".to_owned(),
+                "name a user in `qemu_user`",
+            ),
+            _ => good(
+                CHECK,
+                format!("QEMU runs as the agent's own user (uid {})", nix::unistd::geteuid()),
+            ),
+        };
+    };
     match User::from_name(name) {
-        Ok(Some(user)) if user.uid.is_root() => finding(
-            "unprivileged_user",
-            CheckStatus::Warning,
-            format!("{name} is root"),
-            Some("name another user in `qemu_user`"),
-        ),
-        Ok(Some(user)) if root => {
-            good("unprivileged_user", format!("QEMU runs as {name} (uid {})", user.uid))
+        Ok(Some(user)) if user.uid.is_root() => {
+            warning(format!("{name} is root"), "name another user in `qemu_user`")
         }
-        Ok(_) if !root => good(
-            "unprivileged_user",
-            format!("QEMU runs as the agent's own user (uid {})", nix::unistd::geteuid()),
-        ),
-        Ok(_) => finding(
-            "unprivileged_user",
-            CheckStatus::Warning,
-            format!("there is no user {name}: QEMU would run as root"),
-            Some(&remedy),
-        ),
-        Err(errno) => {
-            finding("unprivileged_user", CheckStatus::Unusable, errno.to_string(), Some(&remedy))
+        Ok(Some(user)) => good(CHECK, format!("QEMU runs as {name} (uid {})", user.uid)),
+        Ok(None) => {
+            let remedy = format!(
+                "`useradd --system --no-create-home --shell /usr/sbin/nologin {name}`, or leave \
+                 `qemu_user` out"
+            );
+            finding(CHECK, CheckStatus::Unusable, format!("there is no user {name}"), Some(&remedy))
         }
+        Err(errno) => finding(CHECK, CheckStatus::Unusable, errno.to_string(), None),
     }
 }

@@ -31,6 +31,9 @@ const LONGEST_PERIOD: Duration = Duration::from_secs(60);
 const LONGEST_ANSWER: Duration = Duration::from_secs(10);
 const SHORTEST_ANSWER: Duration = Duration::from_millis(500);
 
+/// What is wanted comes within milliseconds, or its transfer is slow; after so long it is asked anew.
+const LONGEST_LAG: Duration = Duration::from_secs(15);
+
 pub(super) struct Reporter {
     pub(super) client: ClusterClient,
     pub(super) vms: Arc<dyn VmSet>,
@@ -42,6 +45,8 @@ pub(super) struct Reporter {
     pub(super) boot_id: String,
     /// What the manager's generation went back to, if it did.
     pub(super) went_back: Option<u64>,
+    /// Since when the manager has something newer than what was handed on.
+    pub(super) behind_since: Option<Instant>,
 }
 
 impl Reporter {
@@ -135,10 +140,22 @@ impl Reporter {
             );
             self.shared.refetch.send_modify(|count| *count += 1);
         }
+        self.notice_lag(report, reply);
         let asked = Duration::from_millis(reply.interval_ms);
         // Three attempts within the lease, whatever the interval says.
         let lease = reply.lease_ms.map_or(LONGEST_PERIOD, |ms| Duration::from_millis(ms) / 3);
         asked.min(lease).clamp(SHORTEST_PERIOD, LONGEST_PERIOD)
+    }
+
+    /// A long poll that hangs, as after a lost connection, must not hide what is wanted for longer
+    /// than this.
+    fn notice_lag(&mut self, report: &AgentReport, reply: &ReportReply) {
+        if reply.desired_generation <= report.desired_generation {
+            self.behind_since = None;
+        } else if self.behind_since.get_or_insert_with(Instant::now).elapsed() >= LONGEST_LAG {
+            self.behind_since = None;
+            self.shared.refetch.send_modify(|count| *count += 1);
+        }
     }
 
     /// Well below the lease, so that an answer that got lost leaves time for another.

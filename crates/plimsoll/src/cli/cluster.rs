@@ -67,9 +67,6 @@ pub(crate) struct AgentArgs {
     /// Where everything that must survive a reboot is kept
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Where sockets are kept
-    #[arg(long, value_name = "DIR")]
-    pub(crate) run_dir: Option<PathBuf>,
     /// Where the agent listens for the manager
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) listen: Option<SocketAddr>,

@@ -78,7 +78,6 @@ pub(crate) async fn agent(args: AgentArgs) -> Outcome {
     let overrides = AgentOverrides {
         name: args.name,
         data_dir: args.data_dir,
-        run_dir: args.run_dir,
         listen: args.listen,
         rack: args.rack,
         zone: args.zone,
@@ -140,14 +139,11 @@ fn join_token(args: &AgentArgs) -> Outcome<Option<String>> {
 pub(crate) async fn doctor(args: &DoctorArgs, output: Output) -> Outcome<u8> {
     let config = AgentConfig::load(args.config.as_deref())
         .or_usage(|| "cannot use the agent's configuration".to_owned())?;
-    let mut options = DoctorOptions {
+    let options = DoctorOptions {
         qemu: config.qemu.clone(),
         data_dir: config.storage_path(),
-        ..DoctorOptions::default()
+        qemu_user: config.qemu_user,
     };
-    if let Some(user) = config.qemu_user {
-        options.qemu_user = user;
-    }
     let report = examine(&options).await;
     output.show(&report, doctor_report)?;
     Ok(if report.usable { DONE } else { FAILED })

@@ -23,8 +23,8 @@ use crate::{
 
 /// The manager's name among the processes.
 pub(crate) const MANAGER: &str = "manager";
-/// Sockets lie below the run directory, and the kernel allows a socket's path 107 bytes.
-const LONGEST_NAME: usize = 15;
+/// The longest path of a unix socket that the kernel takes, in bytes.
+const LONGEST_SOCKET: usize = 107;
 /// The port of the users' API within the lab.
 pub(crate) const API_PORT: u16 = 8006;
 /// The port at which the manager listens for agents.
@@ -89,17 +89,20 @@ pub(crate) struct Lab {
 impl Lab {
     /// The lab that the command line means. Nothing is made.
     pub(crate) fn find(args: &LabNameArgs) -> Outcome<Self> {
-        if args.name.as_str().len() > LONGEST_NAME {
-            return Err(Failure::usage(format!(
-                "the lab's name `{}` is longer than {LONGEST_NAME} characters",
-                args.name
-            )));
-        }
         let directory = match &args.directory {
             Some(directory) => std::path::absolute(directory)?,
             None => Path::new("/var/lib/plimsoll/labs").join(args.name.as_str()),
         };
-        Ok(Self { name: args.name.clone(), directory, _lock: None })
+        let lab = Self { name: args.name.clone(), directory, _lock: None };
+        let length = lab.socket().as_os_str().len();
+        if length > LONGEST_SOCKET {
+            return Err(Failure::usage(format!(
+                "the lab's directory is too long: the manager's socket in it would have a path of \
+                 {length} bytes, and at most {LONGEST_SOCKET} are possible"
+            ))
+            .hint("give another one with --directory, or a shorter --name"));
+        }
+        Ok(lab)
     }
 
     /// The same, made if need be, and held against other commands.
@@ -189,16 +192,6 @@ impl Lab {
     /// Where a host keeps its state.
     pub(crate) fn host_directory(&self, host: &str) -> PathBuf {
         self.directory.join("hosts").join(host)
-    }
-
-    /// Where a host keeps its sockets.
-    pub(crate) fn run_directory(&self, host: &str) -> PathBuf {
-        self.run_root().join(host)
-    }
-
-    /// Where all hosts keep their sockets.
-    pub(crate) fn run_root(&self) -> PathBuf {
-        Path::new("/run/plimsoll").join(self.name.as_str())
     }
 
     /// Where the pool that all hosts share lies.

@@ -186,7 +186,7 @@ async fn ensure_host(
     }
     progress.set(format!("starting {host}"));
     let config = agent_config(lab, &state.spec, number, host)?;
-    for directory in [lab.host_directory(host), lab.run_directory(host), lab.pool()] {
+    for directory in [lab.host_directory(host), lab.pool()] {
         fs::create_dir_all(&directory)?;
     }
     let path = lab.config(host);
@@ -230,7 +230,6 @@ fn agent_config(lab: &Lab, spec: &LabSpec, number: u8, host: &str) -> Outcome<Ag
     Ok(AgentConfig {
         name: Some(host.parse()?),
         data_dir: lab.host_directory(host),
-        run_dir: lab.run_directory(host),
         listen: SocketAddr::from((address, AGENT_PORT)),
         advertise: Some(address.into()),
         underlay: Some(address.into()),
