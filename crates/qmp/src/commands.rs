@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use crate::connection::Qmp;
 use crate::error::QmpError;
 use crate::types::{
-    BalloonInfo, BlockDevice, ChardevInfo, CpuFast, GuestStats, HotpluggableCpu, NameInfo,
-    QomProperty, StatusInfo, UuidInfo, VersionInfo,
+    BalloonInfo, BlockDevice, ChardevInfo, CpuFast, GuestStats, HotpluggableCpu, MemoryModule,
+    NameInfo, QomProperty, StatusInfo, UuidInfo, VersionInfo,
 };
 
 /// All fallible methods here fail as [`Qmp::execute`] does, and when the answer has a shape that
@@ -49,6 +49,12 @@ impl Qmp {
     /// Every place for a vCPU, used or free, highest first (QEMU's order).
     pub async fn query_hotpluggable_cpus(&self) -> Result<Vec<HotpluggableCpu>, QmpError> {
         self.query("query-hotpluggable-cpus", Value::Null).await
+    }
+
+    /// The plugged memory modules; the memory that the machine began with is not among them.
+    pub async fn query_memory_devices(&self) -> Result<Vec<MemoryModule>, QmpError> {
+        let values: Vec<Value> = self.query("query-memory-devices", Value::Null).await?;
+        Ok(values.iter().filter_map(MemoryModule::from_value).collect())
     }
 
     pub async fn query_block(&self) -> Result<Vec<BlockDevice>, QmpError> {

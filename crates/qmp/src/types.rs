@@ -154,6 +154,23 @@ impl GuestStats {
     }
 }
 
+/// One plugged memory module, of `query-memory-devices`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryModule {
+    pub id: Option<String>,
+    pub size_bytes: u64,
+}
+
+impl MemoryModule {
+    /// Reads one entry; `None` where it has no size.
+    #[must_use]
+    pub fn from_value(value: &Value) -> Option<Self> {
+        let data = value.get("data")?;
+        let id = data.get("id").and_then(Value::as_str).map(str::to_owned);
+        Some(Self { id, size_bytes: data.get("size")?.as_u64()? })
+    }
+}
+
 /// One entry of `query-block`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BlockDevice {

@@ -22,7 +22,6 @@ mod stop;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use plimsoll_api::cluster::{
     ActualLimits, DesiredPresent, DesiredVm, ObservedPhase, ObservedVm, Wanted,
 };
@@ -141,7 +140,6 @@ pub(super) fn spawn(
         publish,
         changes,
         guest_sender,
-        facts: Arc::default(),
         record: Record::default(),
         process: Process::Unknown,
         message: None,
@@ -150,6 +148,8 @@ pub(super) fn spawn(
         failures: 0,
         not_before: Instant::now(),
         warned: None,
+        rested: false,
+        patience: 0,
     };
     let stopped = stop.clone();
     tokio::spawn(async move {
@@ -172,6 +172,15 @@ pub(super) fn spawn(
     RunnerHandle { wish, observed, guest, absent, _stop: stop.drop_guard() }
 }
 
+/// Why a runner no longer waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wake {
+    /// Something may be to be done.
+    Step,
+    /// There is news of the guest.
+    News,
+}
+
 enum Process {
     /// Not looked at yet.
     Unknown,
@@ -189,8 +198,6 @@ struct Runner {
     publish: watch::Sender<Option<ObservedVm>>,
     changes: watch::Sender<u64>,
     guest_sender: watch::Sender<Option<GuestChannel>>,
-    /// Written by the task that asks the guest.
-    facts: Arc<Mutex<Option<Facts>>>,
     record: Record,
     process: Process,
     message: Option<String>,
@@ -203,6 +210,10 @@ struct Runner {
     not_before: Instant,
     /// The end time of which the guest was told.
     warned: Option<Timestamp>,
+    /// What only a running VM needs was taken away.
+    rested: bool,
+    /// Looks in a row at which the same was outstanding.
+    patience: u32,
 }
 
 impl Runner {
@@ -210,35 +221,39 @@ impl Runner {
         loop {
             let (phase, pause) = self.step().await;
             self.say(phase);
-            self.wait(pause).await;
+            let until = Instant::now() + pause;
+            while self.wait(until).await == Wake::News {
+                self.say(phase);
+            }
         }
     }
 
-    /// Waits for whatever can make another step necessary.
-    async fn wait(&mut self, pause: Duration) {
-        let until = Instant::now() + pause;
-        let live = match &mut self.process {
-            Process::Live(live, _) => Some(live),
-            _ => None,
+    /// Waits for whatever can make another step necessary, or is worth being said.
+    async fn wait(&mut self, until: Instant) -> Wake {
+        let wishes = &mut self.wishes;
+        let wish = async {
+            if wishes.changed().await.is_err() {
+                // The handle is gone, and this task with it in a moment.
+                std::future::pending::<()>().await;
+            }
         };
-        let Some(live) = live else {
+        let Process::Live(live, _) = &mut self.process else {
             tokio::select! {
-                changed = self.wishes.changed() => if changed.is_err() {
-                    // The handle is gone, and this task with it in a moment.
-                    sleep(pause).await;
-                },
+                () = wish => {}
                 () = sleep_until(until) => {}
             }
-            return;
+            return Wake::Step;
         };
         let mut guest = live.guest.status();
         let before = live.guest.now();
         tokio::select! {
-            changed = self.wishes.changed() => if changed.is_err() { sleep(pause).await; },
-            () = live.qmp.closed() => {}
+            () = wish => Wake::Step,
+            () = live.qmp.closed() => Wake::Step,
             // Its answer borrows the status: it must not live on.
-            () = async { drop(guest.wait_for(|status| *status != before).await) } => {}
-            () = sleep_until(until) => {}
+            () = async { drop(guest.wait_for(|status| *status != before).await) } => Wake::Step,
+            () = async { if live.facts.changed().await.is_err() { std::future::pending().await } }
+                => Wake::News,
+            () = sleep_until(until) => Wake::Step,
         }
     }
 
@@ -286,14 +301,10 @@ impl Runner {
             Verdict::Running(adopted) => {
                 let guest = GuestChannel::open(self.directory.clone());
                 self.guest_sender.send_replace(Some(guest.clone()));
-                self.facts = Arc::default();
-                let facts = tokio::spawn(gather_facts(
-                    guest.clone(),
-                    Arc::clone(&self.facts),
-                    self.changes.clone(),
-                ));
-                let facts = AbortOnDropHandle::new(facts);
-                let live = Live::new(adopted.record, adopted.qmp, guest, facts);
+                let (news, facts) = watch::channel(None);
+                let gather = tokio::spawn(gather_facts(guest.clone(), news));
+                let gather = AbortOnDropHandle::new(gather);
+                let live = Live::new(adopted.record, adopted.qmp, guest, facts, gather);
                 live.begin_statistics().await;
                 if !self.record.lived && self.record.launch == live.record.launch {
                     self.record.lived = true;
@@ -336,7 +347,7 @@ impl Runner {
         if how == End::Crashed {
             self.record.restarts = self.record.restarts.saturating_add(1);
         }
-        let generation = self.record.machine.generation.max(self.applied);
+        let generation = self.record.generation;
         tracing::info!(vm = %self.vm, launch, how = ?how, %message, "VM ended");
         self.record.ended = Some(Ended { launch, how, message, generation });
         self.record.write(&self.directory).map_err(AdoptError::Record)?;
@@ -429,14 +440,14 @@ impl Runner {
         wish: &Wish,
         present: &DesiredPresent,
     ) -> Result<(ObservedPhase, Duration), AdoptError> {
-        self.make_directory(wish)?;
+        self.make_directory(wish, present.generation)?;
         let reboot = present.reboots > self.record.reboots_done;
         if matches!(self.process, Process::Live(..)) {
             if present.power == Power::Stopped || reboot || self.is_stopping() {
                 let grace = Duration::from_millis(present.shutdown_grace_ms);
                 return Ok(self.stop_step(grace).await);
             }
-            return Ok(self.keep_running(wish, present).await);
+            return Ok(self.keep_running(present).await);
         }
         if present.power == Power::Stopped {
             self.message = None;
@@ -453,7 +464,7 @@ impl Runner {
     }
 
     /// The VM's directory and memory, before anything else of it exists.
-    fn make_directory(&mut self, wish: &Wish) -> Result<(), AdoptError> {
+    fn make_directory(&mut self, wish: &Wish, generation: u64) -> Result<(), AdoptError> {
         let path = self.directory.path();
         let failed =
             |source| AdoptError::Record(files::FileError::Write { path: path.to_owned(), source });
@@ -462,8 +473,9 @@ impl Runner {
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
             fs_err::set_permissions(path, mode).map_err(failed)?;
         }
-        if self.record.incarnation != wish.desired.incarnation {
-            self.record.incarnation = wish.desired.incarnation;
+        let seen = (wish.desired.incarnation, generation);
+        if (self.record.incarnation, self.record.generation) != seen {
+            (self.record.incarnation, self.record.generation) = seen;
             self.record.write(&self.directory).map_err(AdoptError::Record)?;
         }
         Ok(())
@@ -477,14 +489,20 @@ impl Runner {
     }
 
     /// Takes away what only a running VM needs. It is made again at a start, so failing is no harm.
-    async fn rest(&self) {
+    async fn rest(&mut self) {
+        if self.rested {
+            return;
+        }
+        self.rested = true;
         if let Err(error) = self.environment.networks.detach(self.vm).await {
             tracing::warn!(vm = %self.vm, error = %ErrorChain(&*error), "taps stay");
+            self.rested = false;
         }
         if let Some(groups) = &self.environment.cpu_groups
             && let Err(error) = groups.remove(self.vm)
         {
             tracing::warn!(vm = %self.vm, error = %ErrorChain(&error), "cgroup stays");
+            self.rested = false;
         }
     }
 
@@ -513,6 +531,7 @@ impl Runner {
             return Ok((ObservedPhase::Starting, HURRY));
         }
         self.message = None;
+        self.rested = false;
         self.say(ObservedPhase::Starting);
         if let Err(error) = self.launch(wish, present).await {
             let text = chain(&*error);
@@ -599,11 +618,7 @@ impl Runner {
         files::sync_directory(self.directory.path())
     }
 
-    async fn keep_running(
-        &mut self,
-        wish: &Wish,
-        present: &DesiredPresent,
-    ) -> (ObservedPhase, Duration) {
+    async fn keep_running(&mut self, present: &DesiredPresent) -> (ObservedPhase, Duration) {
         let fenced = self.mark_fenced(present.fenced_by_lease);
         let Process::Live(live, _) = &mut self.process else {
             return (self.phase_without_wish(), HURRY);
@@ -624,13 +639,17 @@ impl Runner {
         }
         if outstanding.0.is_empty() {
             self.applied = present.generation;
+            self.patience = 0;
             self.message = (present.image.guest_agent && !live.guest.is_speaking())
                 .then(|| "its guest agent does not answer yet".to_owned());
             return (ObservedPhase::Running, self.next_look(present));
         }
-        self.message = Some(outstanding.0.join("; "));
-        let _ = wish;
-        (ObservedPhase::Running, HURRY)
+        let message = outstanding.0.join("; ");
+        // What stays outstanding is looked at ever less often: some of it waits for a reboot.
+        let same = self.message.as_ref() == Some(&message);
+        self.patience = if same { self.patience.saturating_add(1).min(10) } else { 0 };
+        self.message = Some(message);
+        (ObservedPhase::Running, (HURRY * (1 << (self.patience / 2))).min(REFRESH))
     }
 
     /// In time for the warning before the VM's end.
@@ -649,7 +668,7 @@ impl Runner {
     /// Says what is, if that is news.
     fn say(&mut self, phase: ObservedPhase) {
         let facts = match &self.process {
-            Process::Live(live, _) if live.guest.is_speaking() => self.facts.lock().clone(),
+            Process::Live(live, _) if live.guest.is_speaking() => live.facts.borrow().clone(),
             _ => None,
         };
         let observed = ObservedVm {
@@ -708,19 +727,14 @@ async fn warn_of_end(live: &Live, present: &DesiredPresent, warned: &mut Option<
 
 /// Asks the guest for its facts, again and again. Holds no monitor connection: QEMU serves one
 /// client, and the next agent's would wait for its end.
-async fn gather_facts(
-    guest: GuestChannel,
-    facts: Arc<Mutex<Option<Facts>>>,
-    changes: watch::Sender<u64>,
-) {
+async fn gather_facts(guest: GuestChannel, facts: watch::Sender<Option<Facts>>) {
     let mut status = guest.status();
     loop {
         if status.wait_for(|status| *status != GuestStatus::Silent).await.is_err() {
             return;
         }
         if let Ok(Answer::Facts(news)) = guest.call(Call::Facts, FACTS_LIMIT).await {
-            *facts.lock() = Some(*news);
-            changes.send_modify(|count| *count = count.wrapping_add(1));
+            facts.send_replace(Some(*news));
         }
         sleep(FACTS).await;
     }

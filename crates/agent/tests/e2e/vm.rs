@@ -90,14 +90,17 @@ async fn limits_change_on_the_running_vm() {
     let mut less = more;
     less.generation = 3;
     less.resources.cpu = MilliCores(500);
-    less.resources.memory = Bytes(256 * MIB);
+    less.resources.memory = Bytes(448 * MIB);
     less.resources.disk_iops = IoPerSecond(0);
     host.want(desired(vm, less));
     let observed = host.until(vm, "changed back", |observed| observed.generation == 3).await;
     let limits = observed.limits.unwrap();
     // Plugged vCPUs stay; the guest does not run on them.
     assert_eq!((limits.vcpus, limits.cpu), (Some(3), Some(MilliCores(500))));
-    assert_eq!(limits.memory, Some(Bytes(256 * MIB)));
+    assert_eq!(limits.memory, Some(Bytes(448 * MIB)));
+    let total = host.exec(vm, &["sh", "-c", "grep MemTotal /proc/meminfo"]).await;
+    let kib: u64 = total.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(kib > 400 * 1024, "the guest uses what was plugged in: {total}");
     assert_eq!(limits.disk_iops, Some(IoPerSecond(0)));
     assert_eq!(host.exec(vm, &["nproc"]).await, "1");
     assert_eq!(host.processes(vm), processes, "it was not restarted");

@@ -88,7 +88,7 @@ async fn qemu_with_a_paused_machine_is_queried_and_stepped() {
         "-cpu",
         "max",
         "-m",
-        "64",
+        "64,slots=2,maxmem=1G",
         "-smp",
         "1,maxcpus=3",
         "-S",
@@ -107,7 +107,12 @@ async fn qemu_with_a_paused_machine_is_queried_and_stepped() {
     assert_eq!(qmp.query_cpus_fast().await.unwrap().len(), 2);
     qmp.set_guest_stats_interval("/machine/peripheral/balloon0", 2).await.unwrap();
     assert_eq!(qmp.guest_stats("/machine/peripheral/balloon0").await.unwrap().last_update_s, 0);
-    assert_eq!(qmp.query_balloon().await.unwrap().actual, 64 * 1024 * 1024);
+    assert_eq!(qmp.query_balloon().await.unwrap().actual, 64 << 20);
+    assert!(qmp.query_memory_devices().await.unwrap().is_empty());
+    let backend = json!({"qom-type": "memory-backend-ram", "id": "m0", "size": 128 << 20});
+    qmp.object_add(backend).await.unwrap();
+    qmp.device_add(json!({"driver": "pc-dimm", "id": "dimm0", "memdev": "m0"})).await.unwrap();
+    assert_eq!(qmp.query_memory_devices().await.unwrap()[0].size_bytes, 128 << 20);
     qmp.cont().await.unwrap();
     let resume = tokio::time::timeout(LIMIT, events.recv()).await.unwrap().unwrap();
     assert_eq!(resume.kind(), EventKind::Resume);

@@ -9,6 +9,7 @@ use thiserror::Error;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
+use super::live::MODULE;
 use super::record::LaunchedMachine;
 use crate::vm::argv::{self, CommandLine, DirectBoot, Machine, Nic};
 use crate::vm::files::{self, FileError};
@@ -25,7 +26,6 @@ const COMPLAINT_BYTES: u64 = 2048;
 /// Below this, places for more memory cost an image with its own boot loader too much (see
 /// `swiotlb` in [`argv`]).
 const LARGE_MEMORY: Bytes = Bytes(2 << 30);
-const MODULE: u64 = 128 << 20;
 
 /// Why a VM could not be started. The source says why; the next attempt may succeed.
 #[derive(Debug, Error)]
@@ -122,9 +122,9 @@ pub(super) async fn prepare(
         }),
     };
     let launched = LaunchedMachine {
-        generation: present.generation,
         max_vcpus: machine.max_vcpus,
         memory,
+        max_memory: max_memory.unwrap_or(memory),
         interfaces: machine.nics.len(),
     };
     Ok((machine, launched))

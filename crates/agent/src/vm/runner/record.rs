@@ -15,6 +15,8 @@ const NAME: &str = "vm.json";
 pub(super) struct Record {
     /// The highest incarnation that was asked for.
     pub incarnation: u64,
+    /// The newest generation of that wish.
+    pub generation: u64,
     /// The newest launch; 0: never launched.
     pub launch: u64,
     /// The newest launch's machine.
@@ -35,10 +37,10 @@ pub(super) struct Record {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct LaunchedMachine {
-    /// The wish's generation at the launch.
-    pub generation: u64,
     pub max_vcpus: u32,
     pub memory: Bytes,
+    /// Most memory, with modules plugged in.
+    pub max_memory: Bytes,
     pub interfaces: usize,
 }
 
