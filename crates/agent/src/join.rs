@@ -35,7 +35,7 @@ pub enum JoinError {
     /// No token was given and the host is in no cluster yet.
     #[error(
         "this host is in no cluster yet: give a token with `--join` (make one with \
-         `plimsoll token join` on the manager)"
+         `plimsoll join-token create` on the manager)"
     )]
     NotAMember,
     /// The token is not one.

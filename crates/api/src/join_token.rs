@@ -22,7 +22,7 @@ pub struct JoinToken {
 /// A text that is not a join token. The text itself is not repeated: it may be a real secret with a
 /// letter missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("this is not a join token: {reason}; make one with `plimsoll token join`")]
+#[error("this is not a join token: {reason}; make one with `plimsoll join-token create`")]
 pub struct InvalidJoinToken {
     reason: &'static str,
 }

@@ -52,7 +52,7 @@ Examples:
 /// A lab.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct LabNameArgs {
-    /// The lab's name, of at most 15 characters: several coexist
+    /// The lab's name: several coexist
     #[arg(long, value_name = "NAME", default_value = "lab")]
     pub(crate) name: Name,
     /// Where its data lies; by default /var/lib/plimsoll/labs/NAME

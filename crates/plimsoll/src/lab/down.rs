@@ -18,8 +18,8 @@ use crate::{
 
 /// What the manager and agents get to end by themselves.
 const SERVER_GRACE: Duration = Duration::from_secs(8);
-/// What a QEMU gets to write its disks out.
-const QEMU_GRACE: Duration = Duration::from_secs(8);
+/// What a guard gets to end by itself once its QEMU is gone.
+const GUARD_GRACE: Duration = Duration::from_secs(4);
 
 /// Ends every process of the lab, and removes its namespaces.
 pub(crate) fn down(lab: &Lab, progress: &Progress) -> Outcome {
@@ -29,14 +29,15 @@ pub(crate) fn down(lab: &Lab, progress: &Progress) -> Outcome {
     let servers: Vec<Recorded> = state.processes.values().cloned().collect();
     let mut left = end(&servers, SERVER_GRACE);
     progress.set("ending the VMs");
-    // QEMU first: its guard ends with it. Nobody starts one any more.
-    for kind in ["qemu", "guard"] {
+    // QEMU first: its guard ends with it. Nobody starts one any more. A QEMU that is asked to end does
+    // so like one whose guest powered itself off, which the next `up` would not start again.
+    for (kind, grace) in [("qemu", Duration::ZERO), ("guard", GUARD_GRACE)] {
         let processes = vm_processes(lab)
             .iter()
             .filter(|process| process.kind == kind)
             .map(super::process::VmProcess::recorded)
             .collect::<Outcome<Vec<_>>>()?;
-        left.extend(end(&processes, QEMU_GRACE));
+        left.extend(end(&processes, grace));
     }
     if let Some(process) = left.first() {
         return Err(Failure::new(format!("process {} does not end", process.pid))
@@ -47,7 +48,6 @@ pub(crate) fn down(lab: &Lab, progress: &Progress) -> Outcome {
     for (_, host) in host_names(state.spec.hosts) {
         remove_cgroups(&lab.cgroup(&host));
     }
-    remove_directory(&lab.run_root())?;
     state.processes.clear();
     state.cut.clear();
     lab.save(&state)

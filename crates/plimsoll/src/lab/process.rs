@@ -212,7 +212,7 @@ impl VmProcess {
     }
 }
 
-/// Asks processes to end, and after `grace` ends them. Returns those that nothing ended.
+/// Asks processes to end, and after `grace` (at once, if that is zero) ends them. Returns those that nothing ended.
 pub(crate) fn end(processes: &[Recorded], grace: Duration) -> Vec<Recorded> {
     let left = |processes: &[Recorded], limit: Duration| {
         let deadline = Instant::now() + limit;
@@ -224,8 +224,10 @@ pub(crate) fn end(processes: &[Recorded], grace: Duration) -> Vec<Recorded> {
             std::thread::sleep(POLL);
         }
     };
-    for process in processes {
-        process.signal(Signal::TERM);
+    if !grace.is_zero() {
+        for process in processes {
+            process.signal(Signal::TERM);
+        }
     }
     let stubborn = left(processes, grace);
     for process in &stubborn {

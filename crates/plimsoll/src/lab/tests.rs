@@ -3,14 +3,14 @@ use plimsoll_model::Name;
 use super::{layout::Lab, status};
 use crate::{cli::lab::LabNameArgs, output::Output};
 
-fn args(name: &str) -> LabNameArgs {
-    LabNameArgs { name: name.parse::<Name>().unwrap(), directory: Some("/srv/x".into()) }
-}
-
 #[test]
-fn names_that_would_make_sockets_too_long_are_refused() {
-    assert!(Lab::find(&args("a-name-of-fifte")).is_ok());
-    assert!(Lab::find(&args("a-name-of-sixtee")).is_err());
+fn directories_that_would_make_the_socket_too_long_are_refused() {
+    let find = |directory: String| {
+        let name: Name = "lab".parse().unwrap();
+        Lab::find(&LabNameArgs { name, directory: Some(directory.into()) })
+    };
+    assert!(find(format!("/{}", "x".repeat(80))).is_ok());
+    assert!(find(format!("/{}", "x".repeat(100))).is_err());
 }
 
 #[test]

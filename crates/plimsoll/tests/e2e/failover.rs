@@ -62,7 +62,8 @@ fn a_lab_that_was_taken_down_comes_back_with_its_vms() {
         lab.vms("shop").iter().all(|vm| vm["state"] == "running" && vm["guest"].is_object())
     });
     // The follower lived through the manager's end.
-    assert!(follower.try_wait().unwrap().is_none(), "`events --follow` gave up");
+    let gave_up = follower.try_wait().unwrap();
     follower.kill().unwrap();
-    follower.wait().unwrap();
+    let output = follower.wait_with_output().unwrap();
+    assert!(gave_up.is_none(), "gave up: {}", String::from_utf8_lossy(&output.stderr));
 }

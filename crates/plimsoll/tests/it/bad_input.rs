@@ -11,6 +11,8 @@ type Case = (&'static [&'static str], i32, &'static str);
 
 const MANAGER: &str = "unix:/nonexistent/api.sock";
 
+const LONG: &str = "/srv/an/uncommonly/long/directory/that/somebody/thought/would/be/a/good/place/for/all/of/the/data/of/labs";
+
 const CASES: &[Case] = &[
     (&[], 2, "Usage:"),
     (&["fly"], 2, "unrecognized subcommand 'fly'"),
@@ -83,7 +85,7 @@ const CASES: &[Case] = &[
     (&["image", "import", "dir", "--disk", "x.qcow2"], 2, "cannot be used with"),
     (&["completion", "tcsh"], 2, "[possible values:"),
     (&["lab", "up", "--hosts", "0"], 2, "0 is not in 1..=64"),
-    (&["lab", "up", "--name", "a-name-that-is-too-long"], 2, "is longer than 15 characters"),
+    (&["lab", "up", "--directory", LONG], 2, "the lab's directory is too long"),
     (&["lab", "status", "--directory", "none"], 1, "there is no lab `lab`"),
     (&["apply"], 2, "--file <FILE>"),
     (&["apply", "-f", "none.toml", "--server", MANAGER], 2, "cannot read the description"),

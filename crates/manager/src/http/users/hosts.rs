@@ -105,7 +105,7 @@ pub(super) async fn host_join(
         Err(AppError::Unauthenticated) => {
             services.limiter.failure(Some(&peer))?;
             return Err(ApiError::from(AppError::Unauthenticated)
-                .hint("each join token joins one host; make another with `plimsoll token join`"));
+                .hint("each join token joins one host; make another with `plimsoll join-token create`"));
         }
         other => other?,
     };
