@@ -190,6 +190,15 @@ enum Process {
     Live(Box<Live>, Option<Stopping>),
 }
 
+/// What became of a start that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Launched {
+    /// A guard was begun, or lived already.
+    Tried,
+    /// Another wish came meanwhile.
+    Moot,
+}
+
 struct Runner {
     environment: Arc<Environment>,
     vm: VmId,
@@ -533,14 +542,17 @@ impl Runner {
         self.message = None;
         self.rested = false;
         self.say(ObservedPhase::Starting);
-        if let Err(error) = self.launch(wish, present).await {
-            let text = chain(&*error);
-            tracing::warn!(vm = %self.vm, error = %text, "VM could not be started");
-            self.look().await?;
-            if matches!(self.process, Process::Dead) {
-                self.message = Some(text);
-                self.back_off();
-                return Ok((ObservedPhase::Failed, Duration::ZERO));
+        match self.launch(wish, present).await {
+            Ok(Launched::Tried | Launched::Moot) => {}
+            Err(error) => {
+                let text = chain(&*error);
+                tracing::warn!(vm = %self.vm, error = %text, "VM could not be started");
+                self.look().await?;
+                if matches!(self.process, Process::Dead) {
+                    self.message = Some(text);
+                    self.back_off();
+                    return Ok((ObservedPhase::Failed, Duration::ZERO));
+                }
             }
         }
         Ok((ObservedPhase::Starting, Duration::ZERO))
@@ -574,14 +586,14 @@ impl Runner {
         &mut self,
         wish: &Wish,
         present: &DesiredPresent,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    ) -> Result<Launched, Box<dyn std::error::Error + Send + Sync>> {
         let (machine, launched) = {
             let mut wishes = self.wishes.clone();
             let prepare = launch::prepare(&self.environment, self.vm, present);
             tokio::select! {
                 prepared = prepare => prepared?,
                 // Fetching an image can take minutes: a newer wish need not wait for it.
-                changed = another_wish(&mut wishes, present) => return changed,
+                () = another_wish(&mut wishes, present) => return Ok(Launched::Moot),
             }
         };
         self.mark_fenced(present.fenced_by_lease)?;
@@ -601,7 +613,7 @@ impl Runner {
             tracing::warn!(vm = %self.vm, "a guard lives already");
         }
         self.process = Process::Unknown;
-        Ok(())
+        Ok(Launched::Tried)
     }
 
     /// The marker by which the guard knows whether to look at the lease.
@@ -696,10 +708,7 @@ impl Runner {
 }
 
 /// Ends when a wish comes that makes a start with this one moot.
-async fn another_wish(
-    wishes: &mut watch::Receiver<Option<Wish>>,
-    present: &DesiredPresent,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn another_wish(wishes: &mut watch::Receiver<Option<Wish>>, present: &DesiredPresent) {
     let moot = |wish: &Option<Wish>| match wish.as_ref().map(|wish| &wish.desired.wanted) {
         Some(Wanted::Present(now)) => now.generation != present.generation,
         Some(Wanted::Absent { .. }) => true,
@@ -708,7 +717,6 @@ async fn another_wish(
     if wishes.wait_for(moot).await.is_err() {
         std::future::pending::<()>().await;
     }
-    Err("the wish changed during the start".into())
 }
 
 async fn warn_of_end(live: &Live, present: &DesiredPresent, warned: &mut Option<Timestamp>) {
