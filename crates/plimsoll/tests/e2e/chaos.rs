@@ -438,8 +438,10 @@ fn truth(lab: &Lab, observer: &Observer, listed: &[Value]) -> Vec<String> {
     if pool != disks {
         complaints.push(format!("disks: {pool:?} for {disks:?}"));
     }
+    // A stopped VM keeps its host, and its host the VM's network.
     for (host, bridge) in links(lab, "plb") {
-        if !networked.iter().any(|(other, _)| *other == host) {
+        let here = |vm: &&Value| vm["host"] == host.as_str() && vm["addresses"][0].is_string();
+        if !listed.iter().any(|vm| here(&vm)) {
             complaints.push(format!("bridge {bridge} of an unused network on {host}"));
         }
     }

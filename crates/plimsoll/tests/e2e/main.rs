@@ -2,8 +2,21 @@
 //!
 //! They need root, QEMU, iproute2 and the image `tiny`, and say so loudly if one is missing. Each
 //! test has a lab of its own, which goes with it.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "helpers of tests may fail loudly and talk"
+)]
 
+mod chaos;
+mod console;
 mod failover;
+mod host_failure;
 mod lab;
+mod limits;
+mod network;
+mod observer;
+mod qemu_killed;
 mod smoke;
 mod webshop;
