@@ -9,8 +9,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use plimsoll_agent::disk::{self, Base, ImageFormat};
 use plimsoll_agent::limits::CpuGroups;
+use plimsoll_agent::vm::adopt::is_alive;
 use plimsoll_agent::vm::argv::Accelerator;
-use plimsoll_agent::vm::guard::record::{GuardRecord, ProcessId};
+use plimsoll_agent::vm::guard::record::{GuardRecord, ProcessId, VmDirectory};
 use plimsoll_agent::vm::{
     BootTime, DiskFiles, Disks, Environment, HostError, Images, LeaseKeeper, Networks, QemuUser,
     Tap, Vms,
@@ -262,15 +263,22 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
+        // First the agent, or it starts again what is killed here.
+        self.kill_agent();
         for vm in self.wanted.keys() {
+            let directory = VmDirectory::new(self.vm_directory(*vm));
             let path = self.vm_directory(*vm).join("guard.json");
-            let Ok(text) = std::fs::read(path) else { continue };
-            let Ok(record) = serde_json::from_slice::<GuardRecord>(&text) else { continue };
-            if record.guard.exists() {
-                self.kill(record.guard);
-            }
-            while record.qemu.exists() {
-                std::thread::sleep(Duration::from_millis(10));
+            // A start that was under way may come to life a moment later: twice dead is dead.
+            let mut dead = 0;
+            while dead < 2 {
+                let record = std::fs::read(&path)
+                    .ok()
+                    .and_then(|text| serde_json::from_slice::<GuardRecord>(&text).ok());
+                if let Some(record) = record.filter(|record| record.guard.exists()) {
+                    self.kill(record.guard);
+                }
+                std::thread::sleep(Duration::from_millis(20));
+                dead = if is_alive(&directory).unwrap_or(false) { 0 } else { dead + 1 };
             }
         }
         for vm in self.groups.vms().unwrap_or_default() {
