@@ -326,3 +326,48 @@ fn close_numbers(launch: &Launch) {
         let _ = nix::unistd::close(descriptor.number);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A start on a wish that was asked for at `asked_at`, with a lease since `since`.
+    fn check(fenced: bool, since: u64, lease_ms: u64, asked_at: u64) -> Result<(), GuardError> {
+        let directory = tempfile::tempdir().unwrap();
+        let lease_file = directory.path().join("lease.json");
+        let lease = Lease {
+            boot_id: files::boot_id().unwrap(),
+            since_boottime_ms: BootTime(since),
+            deadline_boottime_ms: Some(BootTime(since).plus(lease_ms)),
+        };
+        files::write_json(&lease_file, &lease).unwrap();
+        if fenced {
+            fs_err::write(directory.path().join(name::FENCED), b"").unwrap();
+        }
+        let vm = plimsoll_model::VmId(uuid::Uuid::from_u128(1));
+        let launch = Launch {
+            vm,
+            number: 1,
+            uuid: vm.0,
+            program: PathBuf::new(),
+            arguments: Vec::new(),
+            user: None,
+            descriptors: Vec::new(),
+            lease_file,
+            asked_at: BootTime(asked_at),
+        };
+        check_lease(&VmDirectory::new(directory.path().to_owned()), &launch)
+    }
+
+    #[test]
+    fn a_wish_from_before_a_gap_of_the_lease_starts_nothing() {
+        let now = BootTime::now().0;
+        assert!(check(true, now, 60_000, now).is_ok());
+        // While the start was prepared the lease ran out, the VM was given to another host, and a
+        // refused connection began a new lease.
+        assert!(matches!(check(true, now, 60_000, now - 1), Err(GuardError::NoLease)));
+        assert!(matches!(check(true, now - 10, 5, now), Err(GuardError::NoLease)));
+        // What is not to be started elsewhere needs none.
+        assert!(check(false, now - 10, 5, now - 20).is_ok());
+    }
+}

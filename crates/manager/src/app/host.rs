@@ -157,7 +157,7 @@ pub async fn host_fence(core: &Core, caller: &Caller, host: &Name) -> Result<Hos
                     what: Noun::Host,
                     name: host.to_string(),
                     state: "up".to_owned(),
-                    hint: "it reports: stop its VMs or its agent, or power it off, then fence it",
+                    hint: "it reports: power it off first; VMs run on without its agent",
                 });
             }
             let silent_ms = txn.state.settings().unreachable_after_ms;
