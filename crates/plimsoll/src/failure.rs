@@ -84,9 +84,18 @@ impl Failure {
         self.code
     }
 
-    /// Whether somebody could not be reached.
-    pub(crate) const fn is_unreachable(&self) -> bool {
-        self.exit == UNREACHABLE
+    /// Whether it may well work in a moment, such as when the manager has been started again: nobody
+    /// has refused anything.
+    pub(crate) const fn is_passing(&self) -> bool {
+        matches!(
+            self.code,
+            None | Some(
+                ErrorCode::Unreachable
+                    | ErrorCode::TimedOut
+                    | ErrorCode::TooManyRequests
+                    | ErrorCode::Internal
+            )
+        )
     }
 
     /// The exit code.

@@ -61,7 +61,7 @@ pub(crate) async fn run(
         events = match next {
             Ok(events) => events,
             // A manager that restarts is no reason to stop looking.
-            Err(failure) if failure.is_unreachable() => {
+            Err(failure) if failure.is_passing() => {
                 tokio::time::sleep(RETRY).await;
                 Vec::new()
             }

@@ -81,7 +81,7 @@ async fn vms(client: &Client, project: &Name, deadline: Instant) -> Outcome<Vec<
     let patience = deadline.min(Instant::now() + PATIENCE);
     loop {
         match client.vms(project).await.map_err(Failure::from) {
-            Err(failure) if failure.is_unreachable() && Instant::now() < patience => {
+            Err(failure) if failure.is_passing() && Instant::now() < patience => {
                 tokio::time::sleep(POLL).await;
             }
             other => return other.or_fail(|| "cannot see how far it is".to_owned()),

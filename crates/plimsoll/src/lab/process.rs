@@ -99,12 +99,7 @@ fn open(pid: i32) -> Option<OwnedFd> {
 
 /// Starts this program with these arguments in a part's namespace, in a session of its own, with
 /// its output going to the part's log.
-pub(crate) fn start(
-    lab: &Lab,
-    part: &str,
-    arguments: &[&OsStr],
-    environment: &[(&str, &str)],
-) -> Outcome<Recorded> {
+pub(crate) fn start(lab: &Lab, part: &str, arguments: &[&OsStr]) -> Outcome<Recorded> {
     let log = lab.log(part);
     if let Some(parent) = log.parent() {
         fs::create_dir_all(parent)?;
@@ -117,7 +112,6 @@ pub(crate) fn start(
         .arg(lab.namespace_path(part))
         .arg("--")
         .args(arguments)
-        .envs(environment.iter().copied())
         // What was typed for this command is not meant for the servers.
         .env_remove("PLIMSOLL_PROJECT")
         .env_remove("PLIMSOLL_CONTEXT")

@@ -124,7 +124,7 @@ async fn ensure_manager(lab: &Lab, state: &mut LabState, progress: &Progress) ->
         let path = lab.config(MANAGER);
         write_private(&path, &config, true)?;
         let arguments = [OsStr::new("server"), OsStr::new("--config"), path.as_os_str()];
-        let process = process::start(lab, MANAGER, &arguments, &[])?;
+        let process = process::start(lab, MANAGER, &arguments)?;
         state.processes.insert(MANAGER.to_owned(), process);
         lab.save(state)?;
     }
@@ -204,11 +204,14 @@ async fn ensure_host(
         let request = CreateJoinTokenRequest { lifetime_s: 600 };
         Some(client.create_join_token(&request).await?.token)
     };
-    // In the environment, not among the arguments, which everybody can see.
-    let environment: Vec<(&str, &str)> =
-        token.iter().map(|token| ("PLIMSOLL_JOIN_TOKEN", token.as_str())).collect();
-    let arguments = [OsStr::new("agent"), OsStr::new("--config"), path.as_os_str()];
-    let process = process::start(lab, host, &arguments, &environment)?;
+    // In a file, because everybody can see arguments, and QEMU would inherit the environment.
+    let join = lab.config(host).with_extension("join");
+    let mut arguments = vec![OsStr::new("agent"), OsStr::new("--config"), path.as_os_str()];
+    if let Some(token) = token {
+        write_private(&join, &token, true)?;
+        arguments.extend([OsStr::new("--join-file"), join.as_os_str()]);
+    }
+    let process = process::start(lab, host, &arguments)?;
     state.processes.insert(host.to_owned(), process);
     lab.save(state)?;
     let deadline = Instant::now() + START_LIMIT;
@@ -219,6 +222,8 @@ async fn ensure_host(
         check_alive(lab, state, host)?;
         tokio::time::sleep(POLL).await;
     }
+    // It was good once.
+    let _ = fs::remove_file(&join);
     Ok(())
 }
 
