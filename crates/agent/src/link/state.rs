@@ -98,14 +98,18 @@ impl LinkState {
     /// Keeps a document.
     ///
     /// # Errors
-    /// [`FileError::Write`].
+    /// [`FileError::Write`]: then none is kept, not the older one either.
     pub(super) fn keep_desired(&mut self, wish: &Wish, boot_id: &str) -> Result<(), FileError> {
         self.content.desired = Some(Remembered {
             boot_id: boot_id.to_owned(),
             asked_at: wish.asked_at,
             desired: Arc::clone(&wish.desired),
         });
-        files::write_json(&self.path, &self.content)
+        files::write_json(&self.path, &self.content).inspect_err(|_| {
+            // The older document that lies there would let the next agent start what was stopped
+            // since, and runs elsewhere by now: rather none. A full disk still lets go of files.
+            drop(files::remove(&self.path));
+        })
     }
 }
 
@@ -129,6 +133,21 @@ mod tests {
         assert_eq!(state.wish("another").unwrap().asked_at, BootTime(0));
         assert_eq!(state.granted(), Some(None));
         fs_err::write(&path, "{").unwrap();
+        assert!(LinkState::load(path).unwrap().wish("boot").is_none());
+    }
+    #[test]
+    fn a_document_that_cannot_be_kept_leaves_no_older_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("link.json");
+        let wish = |generation| {
+            let desired = Arc::new(DesiredHost { generation, ..DesiredHost::default() });
+            Wish { desired, asked_at: BootTime(5) }
+        };
+        let mut state = LinkState::load(path.clone()).unwrap();
+        state.keep_desired(&wish(1), "boot").unwrap();
+        // What is written beside the file first cannot be: a directory is in the way.
+        fs_err::create_dir(path.with_extension("new")).unwrap();
+        assert!(state.keep_desired(&wish(2), "boot").is_err());
         assert!(LinkState::load(path).unwrap().wish("boot").is_none());
     }
 }
