@@ -16,6 +16,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::{
+    ErrorChain,
     command::{CommandError, Tool},
     link::NetworkSet,
     net::{Fabric, NetworkWanted, NicRates, NicWanted, bridge_name, tap_name},
@@ -198,8 +199,16 @@ impl HostNetworks {
     async fn detach_all(&self, vm: VmId) -> Result<(), HostError> {
         self.rates.lock().remove(&vm);
         let taps = self.fabric.taps()?;
-        for index in (0..MOST_INTERFACES).filter(|index| taps.contains_key(&tap_name(vm, *index))) {
-            self.fabric.remove_nic(vm, index).await?;
+        let has = |index: &u8| taps.contains_key(&tap_name(vm, *index));
+        let indexes: Vec<u8> = (0..MOST_INTERFACES).filter(has).collect();
+        for index in &indexes {
+            self.fabric.remove_nic(vm, *index).await?;
+        }
+        // It may have been the last that kept a network here. What fails is tried again.
+        if !indexes.is_empty() {
+            for (vni, error) in self.remove_unlisted().await {
+                tracing::warn!(vni, error = %ErrorChain(&*error), "a network stays for now");
+            }
         }
         Ok(())
     }
@@ -220,6 +229,13 @@ impl HostNetworks {
                 failures.push((wanted.vni, error));
             }
         }
+        failures.extend(self.remove_unlisted().await);
+        failures
+    }
+
+    /// Removes networks that are not listed and that no VM uses.
+    async fn remove_unlisted(&self) -> Vec<(u32, HostError)> {
+        let mut failures = Vec::new();
         let present = match self.fabric.networks() {
             Ok(present) => present,
             Err(error) => {

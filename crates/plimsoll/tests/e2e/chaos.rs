@@ -250,11 +250,15 @@ fn nothing_is_lost_doubled_or_left_over_while_everything_is_killed() {
 #[track_caller]
 fn until_none(mut complaints: impl FnMut() -> Vec<String>) -> Duration {
     let began = Instant::now();
+    let mut last: Vec<String> = Vec::new();
     loop {
         let complaints = complaints();
         if complaints.is_empty() {
+            let last: String = last.join("; ").chars().take(200).collect();
+            println!("in {:.1} s; what took longest: {last}", began.elapsed().as_secs_f64());
             return began.elapsed();
         }
+        last.clone_from(&complaints);
         assert!(began.elapsed() < CONVERGES, "not in {CONVERGES:?}:\n{}", complaints.join("\n"));
         std::thread::sleep(Duration::from_millis(300));
     }
@@ -448,7 +452,8 @@ fn truth(lab: &Lab, observer: &Observer, listed: &[Value]) -> Vec<String> {
     complaints
 }
 
-fn names(path: &std::path::Path) -> Vec<String> {
+/// What a directory holds.
+pub(super) fn names(path: &std::path::Path) -> Vec<String> {
     let entries = std::fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }

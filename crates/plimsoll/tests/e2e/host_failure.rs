@@ -203,19 +203,30 @@ fn a_host_that_is_cut_off_loses_its_vms_to_others_and_none_runs_twice() {
 #[test]
 fn guards_alone_fence_a_host_whose_agent_has_died() {
     let Some((lab, observer)) = start() else { return };
-    let id = create(&lab, "moves", "host-3", &[]);
+    let [id, early, late] = ["moves", "early", "late"].map(|vm| create(&lab, vm, "host-3", &[]));
     wait_beats(&lab, "moves");
     assert!(chaos::kill(&lab, "host-3"));
     lab.cut("host-3");
+    // Deleted before its host is known to be dead: only that host can say that it is gone.
+    lab.ok(&["-p", PROJECT, "vm", "delete", "early", "--yes", "--no-wait"]);
     let (_, new) = wait_moved(&lab, &observer, &id, "host-3", DEAD_AFTER + GRACE);
     wait_beats(&lab, "moves");
     assert_one_after_the_other(&lab, &observer, "moves", &id, "host-3");
+    // Deleted after it was moved: two hosts have to say so.
+    wait_moved(&lab, &observer, &late, "host-3", GRACE);
+    lab.ok(&["-p", PROJECT, "vm", "delete", "late", "--yes", "--no-wait"]);
+    lab.wait("its QEMU is gone", PATIENCE, || observer.qemu(&late).is_none());
+    assert_eq!(lab.vm(PROJECT, "early")["state"], "deleting");
     // Its agent starts while it is still alone, with all that it remembers; then it is let in.
     lab.heal();
     lab.wait("the host is back, and empty", PATIENCE, || {
-        is_up(&lab, "host-3") && !lab.directory().join("hosts/host-3/vms").join(&id).exists()
+        is_up(&lab, "host-3") && chaos::names(&lab.directory().join("hosts/host-3/vms")).is_empty()
     });
+    lab.wait("what was deleted is gone", PATIENCE, || lab.vms(PROJECT).len() == 1);
+    assert_eq!(chaos::names(&lab.directory().join("pool")), std::slice::from_ref(&id));
     assert_eq!(observer.qemu(&id).unwrap().pid, new.pid);
+    assert_eq!(observer.runs(&early).len(), 1, "nobody started what was deleted");
+    assert!(beats(&lab, "moves").len() > 10, "its disk is as it was");
     observer.assert_clean();
 }
 
@@ -239,7 +250,7 @@ fn nothing_stops_while_no_manager_runs() {
     });
     assert_eq!(observer.qemu(&id).unwrap().pid, before.pid);
     assert_eq!(observer.runs(&id).len(), 1);
-    assert_eq!(observer::started(pid).is_some(), true);
+    assert!(observer::started(pid).is_some());
     let events = lab.json(&["events", "--limit", "500"]).to_string();
     assert!(!events.contains("vm_lost"), "{events}");
     observer.assert_clean();
