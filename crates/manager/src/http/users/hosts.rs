@@ -104,8 +104,9 @@ pub(super) async fn host_join(
     let (host, certificate_pem) = match joined {
         Err(AppError::Unauthenticated) => {
             services.limiter.failure(Some(&peer))?;
-            return Err(ApiError::from(AppError::Unauthenticated)
-                .hint("each join token joins one host; make another with `plimsoll join-token create`"));
+            return Err(ApiError::from(AppError::Unauthenticated).hint(
+                "each join token joins one host; make another with `plimsoll join-token create`",
+            ));
         }
         other => other?,
     };
