@@ -6,7 +6,7 @@
 //!                                                      +--> host: disk, net, images; limits
 //! ```
 //!
-//! [`run`] is an agent from its start to its end; [`vm::guard_main`] the process between it and
+//! [`run()`] is an agent from its start to its end; [`vm::guard_main`] the process between it and
 //! each QEMU. Both are verbs of the one binary.
 
 pub mod command;
