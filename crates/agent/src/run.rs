@@ -50,8 +50,9 @@ use crate::{
     vm::{Environment, QemuUser, Vms, VmsError, argv},
 };
 
-/// Every VM that was found has been looked at after so long, or something is very wrong with it.
-const ADOPTION_LIMIT: Duration = Duration::from_secs(120);
+/// Most VMs that were found have been looked at after so long. One whose QEMU hangs takes longer: the
+/// host's lease, which runs out while nothing is reported, must not wait for it.
+const ADOPTION_LIMIT: Duration = Duration::from_secs(4);
 /// How often files of images are marked as used, and old ones deleted.
 const EVICTION_PERIOD: Duration = Duration::from_secs(300);
 /// How often the host is looked at again: disks are replaced, memory is added.
@@ -389,7 +390,7 @@ impl Running {
         })
         .map_err(AgentError::Vms)?;
         if timeout(ADOPTION_LIMIT, vms.adopted()).await.is_err() {
-            tracing::error!(
+            tracing::warn!(
                 "some VMs could not be looked at yet; they are not reported until then"
             );
         }
