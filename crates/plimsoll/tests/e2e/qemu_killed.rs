@@ -144,3 +144,44 @@ fn a_guest_that_powers_off_stays_off_and_one_whose_agent_dies_runs_on() {
     assert_eq!(observer.runs(&ids[0]).len(), 2);
     observer.assert_clean();
 }
+
+#[test]
+fn a_qemu_that_hangs_is_never_taken_for_dead() {
+    let Some(lab) = Lab::start(2) else { return };
+    let observer = Observer::start(&lab, 4096);
+    lab.ok(&["project", "create", PROJECT]);
+    let id = create(&lab, "hangs", &[]);
+    let run = observer.qemu(&id).unwrap();
+    let other = if run.host == "host-1" { "host-2" } else { "host-1" };
+    let signal = |signal| {
+        let pid = nix::unistd::Pid::from_raw(run.pid);
+        assert_eq!(observer.qemu(&id).unwrap().pid, run.pid);
+        nix::sys::signal::kill(pid, signal).unwrap();
+    };
+
+    // As on storage that does not answer; and the agent that knew it dies.
+    signal(nix::sys::signal::Signal::SIGSTOP);
+    assert!(chaos::kill(&lab, &run.host));
+    lab.heal();
+    // What would let the manager start it on the other host, did it believe that it is stopped.
+    lab.ok(&["host", "drain", &run.host]);
+    lab.ok(&["-p", PROJECT, "vm", "stop", "hangs", "--grace", "0s", "--no-wait"]);
+    lab.wait("the agent has given up to identify it", PATIENCE, || {
+        lab.log(&run.host).contains("unknown process")
+    });
+    // Reports of that have reached the manager.
+    for _ in 0..10 {
+        assert_eq!(lab.vm(PROJECT, "hangs")["state"], "stopping");
+        lab.ok(&["-p", PROJECT, "vm", "start", "hangs", "--no-wait"]);
+        assert_eq!(lab.vm(PROJECT, "hangs")["host"], run.host.as_str(), "not to {other}");
+        lab.ok(&["-p", PROJECT, "vm", "stop", "hangs", "--grace", "0s", "--no-wait"]);
+    }
+    assert_eq!(observer.qemu(&id).unwrap().pid, run.pid);
+
+    signal(nix::sys::signal::Signal::SIGCONT);
+    lab.wait("it is stopped", PATIENCE, || lab.vm(PROJECT, "hangs")["state"] == "stopped");
+    assert!(observer.qemu(&id).is_none());
+    lab.ok(&["-p", PROJECT, "vm", "start", "hangs"]);
+    assert_eq!(observer.qemu(&id).unwrap().host, other);
+    observer.assert_clean();
+}
