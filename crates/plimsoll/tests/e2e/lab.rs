@@ -107,12 +107,18 @@ impl Lab {
         self.lab_command(&arguments)
     }
 
+    /// The lab's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The directory with the lab's data: `manager/`, `hosts/HOST/`, `pool/`, `logs/`.
     pub(crate) fn directory(&self) -> PathBuf {
         self.directory.path().join("lab")
     }
 
-    fn command(&self) -> Command {
+    /// `plimsoll`, as a user of this lab runs it.
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
         // A home of its own: the context that `lab up` writes is this lab's, and nobody else's.
         command
