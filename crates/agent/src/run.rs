@@ -390,9 +390,7 @@ impl Running {
         })
         .map_err(AgentError::Vms)?;
         if timeout(ADOPTION_LIMIT, vms.adopted()).await.is_err() {
-            tracing::warn!(
-                "some VMs could not be looked at yet; they are not reported until then"
-            );
+            tracing::warn!("some VMs could not be looked at yet; they are not reported until then");
         }
         tracing::info!(vms = vms.observed().len(), "found the VMs of this host");
         let spec = watch::Sender::new(spec);

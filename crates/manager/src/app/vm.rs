@@ -97,6 +97,25 @@ pub fn vm_show(
     Ok(view(core, &state, record))
 }
 
+/// Carries out one change of a VM that the caller may change, and shows the VM after it.
+async fn change(
+    core: &Core,
+    caller: &Caller,
+    project: &Name,
+    vm: &Name,
+    change: impl FnOnce(&mut Txn<'_>, &VmRecord) -> Result<(), AppError> + Send + 'static,
+) -> Result<VmView, AppError> {
+    let (core_, caller_) = (core.clone(), caller.clone());
+    let (project, vm) = (project.clone(), vm.clone());
+    core.submit(Some(caller.token), move |txn| {
+        let record = find(&txn.state, &caller_, &project, &vm)?.clone();
+        caller_.at_least(Role::Operator)?;
+        change(txn, &record)?;
+        Ok(view_now(&core_, txn, record.vm.id))
+    })
+    .await
+}
+
 /// Changes a VM.
 ///
 /// # Errors
@@ -109,15 +128,7 @@ pub async fn vm_set(
     vm: &Name,
     request: SetVmRequest,
 ) -> Result<VmView, AppError> {
-    let (core_, caller_) = (core.clone(), caller.clone());
-    let (project, vm) = (project.clone(), vm.clone());
-    core.submit(Some(caller.token), move |txn| {
-        let record = find(&txn.state, &caller_, &project, &vm)?.clone();
-        caller_.at_least(Role::Operator)?;
-        change::set(txn, &record, request)?;
-        Ok(view_now(&core_, txn, record.vm.id))
-    })
-    .await
+    change(core, caller, project, vm, move |txn, record| change::set(txn, record, request)).await
 }
 
 /// Starts a stopped or failed VM; one that runs is left as it is.
@@ -130,15 +141,7 @@ pub async fn vm_start(
     project: &Name,
     vm: &Name,
 ) -> Result<VmView, AppError> {
-    let (core_, caller_) = (core.clone(), caller.clone());
-    let (project, vm) = (project.clone(), vm.clone());
-    core.submit(Some(caller.token), move |txn| {
-        let record = find(&txn.state, &caller_, &project, &vm)?.clone();
-        caller_.at_least(Role::Operator)?;
-        change::start(txn, &record)?;
-        Ok(view_now(&core_, txn, record.vm.id))
-    })
-    .await
+    change(core, caller, project, vm, change::start).await
 }
 
 /// Stops a VM; one that is stopped is left as it is.
@@ -159,13 +162,8 @@ pub async fn vm_stop(
             "use 0 to 3600 seconds",
         ));
     }
-    let (core_, caller_) = (core.clone(), caller.clone());
-    let (project, vm) = (project.clone(), vm.clone());
-    core.submit(Some(caller.token), move |txn| {
-        let record = find(&txn.state, &caller_, &project, &vm)?.clone();
-        caller_.at_least(Role::Operator)?;
-        change::stop(txn, &record, u64::from(request.grace_s) * 1000)?;
-        Ok(view_now(&core_, txn, record.vm.id))
+    change(core, caller, project, vm, move |txn, record| {
+        change::stop(txn, record, u64::from(request.grace_s) * 1000)
     })
     .await
 }
@@ -180,15 +178,7 @@ pub async fn vm_reboot(
     project: &Name,
     vm: &Name,
 ) -> Result<VmView, AppError> {
-    let (core_, caller_) = (core.clone(), caller.clone());
-    let (project, vm) = (project.clone(), vm.clone());
-    core.submit(Some(caller.token), move |txn| {
-        let record = find(&txn.state, &caller_, &project, &vm)?.clone();
-        caller_.at_least(Role::Operator)?;
-        change::reboot(txn, &record)?;
-        Ok(view_now(&core_, txn, record.vm.id))
-    })
-    .await
+    change(core, caller, project, vm, change::reboot).await
 }
 
 /// Deletes a VM with its disk. The answer shows it `deleting`, until its host has confirmed.

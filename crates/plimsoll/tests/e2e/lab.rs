@@ -87,6 +87,8 @@ impl Lab {
     pub(crate) fn start_with(hosts: u8, options: &[&str]) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         if let Some(what) = missing() {
+            // A proof that proved nothing must not look like one.
+            assert!(std::env::var_os("CI").is_none(), "no real VMs without {what}");
             eprintln!("SKIPPED: no real VMs without {what}");
             return None;
         }
