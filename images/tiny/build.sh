@@ -37,7 +37,7 @@ build_image() {
 make_initrd() {
     local root=$work/root applet
     cp -r "$images/tiny/root" "$root"
-    mkdir -p "$root"/{bin,sbin,usr/bin,usr/sbin,dev,proc,sys,run,tmp,root,seed,data,etc,var/log}
+    mkdir -p "$root"/{bin,sbin,usr/bin,usr/sbin,dev,proc,sys,run,tmp,root,seed,data,www,etc,var/log}
     cp "$work"/busybox/bin/busybox "$root/bin/busybox"
     while read -r applet; do
         [[ -e $root/$applet ]] || ln -s /bin/busybox "$root/$applet"

@@ -36,7 +36,7 @@ use crate::command::{CommandError, Tool};
 pub use digest::{Sha256Digest, sha256_of, verify_sha256};
 pub use header::{ImageFacts, inspect_image};
 pub use seed::{Seed, SeedError, SeedNic};
-pub use space::{SpaceOnDisk, space_at, space_of_disks};
+pub use space::{SpaceOnDisk, require_direct_writes, space_at, space_of_disks};
 
 /// The largest virtual disk: a bound on what a number from outside can ask for.
 pub const LARGEST_DISK: Bytes = Bytes(64 << 40);
@@ -106,6 +106,17 @@ pub enum DiskError {
     /// The directory could not be made.
     #[error("cannot create directory {}", path.display())]
     CreateDirectory {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// The file system does not write past the page cache.
+    #[error(
+        "{} takes no direct writes (O_DIRECT), without which a disk is not safe to share: use a file \
+         system that does, such as ext4, XFS or NFS, or keep disks on the hosts",
+        path.display()
+    )]
+    NotDirect {
         path: PathBuf,
         #[source]
         source: io::Error,

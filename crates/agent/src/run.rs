@@ -25,7 +25,7 @@ use plimsoll_api::{
     ClientError, ClusterClient, JoinToken,
     doctor::{DoctorAccelerator, DoctorReport},
 };
-use plimsoll_model::{Bytes, HostSpec, Resources};
+use plimsoll_model::{Bytes, HostSpec, Resources, StoragePool};
 use thiserror::Error;
 use tokio::{
     sync::watch,
@@ -95,6 +95,9 @@ pub enum AgentError {
         /// What is wrong, and what to do.
         reasons: String,
     },
+    /// The shared pool is of no use for disks that other hosts take over.
+    #[error("the shared pool cannot be used")]
+    Pool(#[source] disk::DiskError),
     /// The user that QEMU is to run as is not there.
     #[error("there is no user `{user}` for QEMU to run as")]
     QemuUser {
@@ -364,6 +367,10 @@ impl Running {
         .map_err(AgentError::Images)?;
         let reserve = config.reserve.over(&host.reserve).disk;
         let disks = disk::Disks::new(config.storage_path(), None, reserve);
+        let shared = matches!(spec.storage, StoragePool::Shared { .. });
+        if shared {
+            disk::require_direct_writes(&config.storage_path()).map_err(AgentError::Pool)?;
+        }
         let cpu_groups = match CpuGroups::detect(&config.cgroup) {
             Ok(groups) => Some(groups),
             Err(error) => {
@@ -384,7 +391,7 @@ impl Running {
             lease_file: lease_path(&config.data_dir),
             max_vcpus: u32::try_from(vcpus).unwrap_or(1),
             cpu_groups,
-            disks: Arc::new(HostDisks::new(disks.clone(), Arc::clone(&networks))),
+            disks: Arc::new(HostDisks::new(disks.clone(), Arc::clone(&networks), shared)),
             networks: Arc::clone(&networks) as _,
             images: Arc::new(images.clone()),
         })

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
 use plimsoll_model::Bytes;
-use std::fs;
+use std::{fs, os::unix::fs::OpenOptionsExt as _};
 
 use super::{DiskError, DiskFacts, header};
 
@@ -27,6 +27,26 @@ pub fn space_at(path: &Path) -> Result<SpaceOnDisk, DiskError> {
         .map_err(|errno| DiskError::Space { path: path.to_owned(), source: errno.into() })?;
     let bytes = |blocks: u64| Bytes(blocks.saturating_mul(facts.fragment_size()));
     Ok(SpaceOnDisk { total: bytes(facts.blocks()), free: bytes(facts.blocks_available()) })
+}
+
+/// Tries whether files of a directory can be written past the page cache, as disks in shared storage
+/// must be: else what a killed QEMU has written may reach the storage when another host already has
+/// the disk.
+///
+/// # Errors
+/// [`DiskError::CreateDirectory`], or [`DiskError::NotDirect`] if it cannot be.
+pub fn require_direct_writes(directory: &Path) -> Result<(), DiskError> {
+    fs::create_dir_all(directory)
+        .map_err(|source| DiskError::CreateDirectory { path: directory.to_owned(), source })?;
+    let path = directory.join(format!(".direct-{}", std::process::id()));
+    let opened = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .custom_flags(nix::fcntl::OFlag::O_DIRECT.bits())
+        .open(&path);
+    let _ = fs::remove_file(&path);
+    opened.map(drop).map_err(|source| DiskError::NotDirect { path: directory.to_owned(), source })
 }
 
 /// By how much all disks below a directory may still grow. A file that is no disk or just

@@ -36,17 +36,19 @@ enum PrepareError {
 pub struct HostDisks {
     disks: disk::Disks,
     networks: Arc<HostNetworks>,
+    /// Whether QEMU writes past this host's page cache.
+    direct: bool,
     /// The name servers that guests with a way outside are told.
     dns: Vec<Ipv4Addr>,
 }
 
 impl HostDisks {
     /// `networks` tells what stands in a guest's network configuration. Guests with a way outside
-    /// get this host's name servers.
+    /// get this host's name servers. `direct`: see [`DiskFiles::direct`].
     #[must_use]
-    pub fn new(disks: disk::Disks, networks: Arc<HostNetworks>) -> Self {
+    pub fn new(disks: disk::Disks, networks: Arc<HostNetworks>, direct: bool) -> Self {
         let resolv_conf = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        Self { disks, networks, dns: name_servers(&resolv_conf) }
+        Self { disks, networks, direct, dns: name_servers(&resolv_conf) }
     }
 
     async fn prepare_disk(
@@ -82,6 +84,7 @@ impl HostDisks {
             base: base.map(|base| (base.path, base.format.as_str().to_owned())),
             seed: Some(seed),
             size: facts.virtual_size,
+            direct: self.direct,
         })
     }
 

@@ -13,7 +13,7 @@ use plimsoll_model::{Bytes, BytesPerSecond, IoPerSecond, MacAddress, Name, VmId}
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::guard::record::{Descriptor, Source, name};
+use super::guard::record::{Access, Descriptor, Source, name};
 use super::host::DiskFiles;
 
 /// The throttle group of the root disk, in QEMU's object tree.
@@ -116,8 +116,8 @@ impl CommandLine {
         format!("/dev/fdset/{number}")
     }
 
-    fn file(&mut self, path: &Path, write: bool) -> String {
-        self.file_set(Source::File { path: path.to_owned(), write })
+    fn file(&mut self, path: &Path, access: Access) -> String {
+        self.file_set(Source::File { path: path.to_owned(), access })
     }
 }
 
@@ -181,7 +181,7 @@ fn processor_and_memory(line: &mut CommandLine, machine: &Machine) {
     );
     match machine.accelerator {
         Accelerator::Kvm => {
-            let device = line.file(Path::new("/dev/kvm"), true);
+            let device = line.file(Path::new("/dev/kvm"), Access::Write);
             line.option("-accel", format!("kvm,device={device}"));
             line.option("-cpu", "host");
         }
@@ -238,7 +238,7 @@ fn disks(line: &mut CommandLine, disk: &DiskFiles, machine: &Machine) {
     let mut image = json!({"driver": "qcow2", "node-name": "root-image", "file": "root-file",
         "backing": null, "discard": "unmap", "detect-zeroes": "unmap"});
     if let Some((path, format)) = &disk.base {
-        let file = line.file(path, false);
+        let file = line.file(path, Access::Read);
         line.json(
             "-blockdev",
             json!({"driver": "file", "node-name": "base-file", "filename": file,
@@ -253,11 +253,14 @@ fn disks(line: &mut CommandLine, disk: &DiskFiles, machine: &Machine) {
         line.json("-blockdev", base);
         image["backing"] = json!("base");
     }
-    let file = line.file(&disk.overlay, true);
-    line.json(
-        "-blockdev",
-        json!({"driver": "file", "node-name": "root-file", "filename": file, "discard": "unmap"}),
-    );
+    let access = if disk.direct { Access::WriteDirect } else { Access::Write };
+    let file = line.file(&disk.overlay, access);
+    let mut root =
+        json!({"driver": "file", "node-name": "root-file", "filename": file, "discard": "unmap"});
+    if disk.direct {
+        root["cache"] = json!({"direct": true});
+    }
+    line.json("-blockdev", root);
     line.json("-blockdev", image);
     line.json(
         "-blockdev",
@@ -270,7 +273,7 @@ fn disks(line: &mut CommandLine, disk: &DiskFiles, machine: &Machine) {
             "bootindex": 1, "discard": true}),
     );
     if let Some(seed) = &disk.seed {
-        let file = line.file(seed, false);
+        let file = line.file(seed, Access::Read);
         line.json(
             "-blockdev",
             json!({"driver": "file", "node-name": "seed-file", "filename": file,
@@ -304,7 +307,7 @@ fn direct_boot(line: &mut CommandLine, boot: &DirectBoot, has_memory_slots: bool
     // QEMU opens these two by path: the inherited descriptor's name in /proc needs rights on the
     // file only, not on the directories above it.
     let mut open = |path: &Path| {
-        let source = Source::File { path: path.to_owned(), write: false };
+        let source = Source::File { path: path.to_owned(), access: Access::Read };
         format!("/proc/self/fd/{}", line.descriptor(source))
     };
     let (kernel, initrd) = (open(&boot.kernel), boot.initrd.as_deref().map(open));

@@ -31,6 +31,7 @@ pub(crate) mod watch;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -38,7 +39,7 @@ use plimsoll_model::Timestamp;
 use thiserror::Error;
 
 use self::record::{
-    ExitReason, ExitRecord, GuardRecord, Launch, ProcessId, Source, VmDirectory, name,
+    Access, ExitReason, ExitRecord, GuardRecord, Launch, ProcessId, Source, VmDirectory, name,
 };
 use super::files::{self, FileError};
 use super::lease::{BootTime, Lease};
@@ -306,8 +307,13 @@ fn open_source(source: &Source) -> io::Result<OwnedFd> {
             files::remove(path)?;
             Ok(std::os::unix::net::UnixListener::bind(path)?.into())
         }
-        Source::File { path, write } => {
-            Ok(std::fs::OpenOptions::new().read(true).write(*write).open(path)?.into())
+        Source::File { path, access } => {
+            let mut options = std::fs::OpenOptions::new();
+            options.read(true).write(*access != Access::Read);
+            if *access == Access::WriteDirect {
+                options.custom_flags(nix::fcntl::OFlag::O_DIRECT.bits());
+            }
+            Ok(options.open(path)?.into())
         }
         Source::Log { name } => {
             Ok(std::fs::OpenOptions::new().append(true).create(true).open(name)?.into())

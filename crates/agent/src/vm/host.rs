@@ -23,6 +23,9 @@ pub struct DiskFiles {
     pub seed: Option<PathBuf>,
     /// The disk's virtual size.
     pub size: Bytes,
+    /// Writes go past this host's page cache: what a killed QEMU wrote must not reach shared storage
+    /// later, when another host has the disk.
+    pub direct: bool,
 }
 
 /// One end of a virtual cable: QEMU opens the tap by its name.

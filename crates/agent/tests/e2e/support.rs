@@ -81,7 +81,7 @@ impl Disks for TestDisks {
                 self.0.create(vm, 0, Some(&base), wanted.resources.disk).await?;
             }
             let base = Some((path, "qcow2".to_owned()));
-            Ok(DiskFiles { overlay, base, seed: None, size: wanted.resources.disk })
+            Ok(DiskFiles { overlay, base, seed: None, size: wanted.resources.disk, direct: true })
         }
         .boxed()
     }

@@ -14,6 +14,7 @@ fn machine() -> Machine {
             base: Some(("/images/aa".into(), "qcow2".into())),
             seed: Some("/pool/vm/seed.img".into()),
             size: Bytes(1 << 30),
+            direct: true,
         },
         disk_bandwidth: BytesPerSecond(10 << 20),
         disk_iops: IoPerSecond(100),
@@ -59,6 +60,7 @@ fn a_cloud_image_under_kvm_without_a_network() {
         disk: DiskFiles {
             base: Some(("/images/dd".into(), "raw".into())),
             seed: None,
+            direct: false,
             ..machine().disk
         },
         ..machine()

@@ -78,6 +78,19 @@ pub struct Descriptor {
     pub source: Source,
 }
 
+/// How a file is opened for QEMU. It must be just what QEMU would open: QEMU takes a descriptor from a
+/// set only if its flags, `O_DIRECT` among them, are the ones that it asks for (10.0.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// To read.
+    Read,
+    /// To read and write.
+    Write,
+    /// To read and write past the page cache.
+    WriteDirect,
+}
+
 /// What a descriptor is opened on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -85,7 +98,7 @@ pub enum Source {
     /// A listening unix socket of this name in the VM's directory.
     Listen { name: String },
     /// A file that exists.
-    File { path: PathBuf, write: bool },
+    File { path: PathBuf, access: Access },
     /// A log of this name in the VM's directory, made where missing, only ever appended to.
     Log { name: String },
     /// An existing tap device.
