@@ -1,6 +1,9 @@
 //! A host that is cut off: its VMs run elsewhere, and it comes back without them.
 
-use std::time::Duration;
+use std::{
+    io::{BufRead as _, BufReader},
+    time::Duration,
+};
 
 use super::lab::Lab;
 
@@ -55,6 +58,9 @@ fn a_lab_that_was_taken_down_comes_back_with_its_vms() {
     let Some(lab) = Lab::start(2) else { return };
     lab.apply(PAIR);
     let mut follower = lab.spawn(&["events", "--follow", "--json"]);
+    // It follows once it has shown something; before that a manager out of reach is an error.
+    let mut events = BufReader::new(follower.stdout.take().unwrap()).lines();
+    events.next().expect("there are events").unwrap();
     lab.down();
     assert_eq!(lab.vms_running(), 0, "QEMUs are left");
     lab.heal();
@@ -64,6 +70,7 @@ fn a_lab_that_was_taken_down_comes_back_with_its_vms() {
     // The follower lived through the manager's end.
     let gave_up = follower.try_wait().unwrap();
     follower.kill().unwrap();
+    drop(events);
     let output = follower.wait_with_output().unwrap();
     assert!(gave_up.is_none(), "gave up: {}", String::from_utf8_lossy(&output.stderr));
 }
