@@ -2,12 +2,7 @@
 //!
 //! Rates are measured inside the guest by its own clock, which a quota does not slow down, and
 //! compared with what the same guest did before. What disturbs the machine meanwhile only makes a
-//! guest slower, or lets two unlimited measurements disagree: both are measured again.
-
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+//! guest slower: it is measured again.
 
 use serde_json::Value;
 
@@ -98,120 +93,45 @@ fn assert_beyond(what: &str, limit: f64, rate: f64) {
     assert!(rate > 2.0 * limit, "{what}: {rate} without a limit; cannot show one of {limit}");
 }
 
-/// Lets the VM's host win against everything else on this machine that wants its cores: other work
-/// would slow the guest down where it has no limit, and not where it has one.
-fn prefer(lab: &Lab) {
-    let host = lab.vm(PROJECT, VM)["host"].as_str().unwrap().to_owned();
-    let group = format!("plimsoll-{}-{host}", lab.name());
-    let root = Path::new("/sys/fs/cgroup");
-    let weights = std::fs::read_dir(root)
-        .unwrap()
-        .map(|hierarchy| (hierarchy.unwrap().path().join(&group).join("cpu.shares"), "262144"));
-    let mut weights: Vec<_> = weights.collect();
-    weights.push((root.join(&group).join("cpu.weight"), "10000"));
-    for (file, most) in weights.into_iter().filter(|(file, _)| file.exists()) {
-        std::fs::write(file, most).unwrap();
-    }
+/// Turns of a counted loop in the guest, in a second of its clock. The loop asks for nothing but
+/// the processor: reading a clock or a file in it would measure QEMU's devices too.
+fn loop_rate(lab: &Lab, turns: u32) -> f64 {
+    let command = format!("awk 'BEGIN {{ for (i = 0; i < {turns}; i++) x += i }}'");
+    f64::from(turns) / seconds(lab, VM, &command)
 }
-
-/// The kernel's statistics of the thread that runs the VM's vCPU.
-fn vcpu_thread(lab: &Lab) -> PathBuf {
-    let vm = lab.vm(PROJECT, VM);
-    let (host, id) = (vm["host"].as_str().unwrap(), vm["id"].as_str().unwrap());
-    let record = lab.directory().join("hosts").join(host).join("vms").join(id).join("guard.json");
-    let record: Value = serde_json::from_slice(&std::fs::read(record).unwrap()).unwrap();
-    let tasks = PathBuf::from(format!("/proc/{}/task", record["qemu"]["pid"]));
-    let mut threads = std::fs::read_dir(tasks).unwrap().map(|task| task.unwrap().path());
-    let vcpu = |task: &PathBuf| {
-        std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with("CPU 0"))
-    };
-    threads.find(vcpu).expect("QEMU names its threads").join("schedstat")
-}
-
-/// How fast a counted loop of the guest's shell runs under different limits.
-struct Loops<'a> {
-    lab: &'a Lab,
-    vcpu: PathBuf,
-    /// By limit: the most loops in a second of the guest's clock.
-    best: BTreeMap<&'static str, f64>,
-    /// The most of a core that the vCPU had without a limit.
-    most: f64,
-}
-
-impl Loops<'_> {
-    /// Seconds that the vCPU has run.
-    fn ran(&self) -> f64 {
-        let statistics = std::fs::read_to_string(&self.vcpu).unwrap();
-        statistics.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
-    }
-
-    /// Loops per second of the guest's clock, and what part of a core the vCPU had meanwhile.
-    fn rate(&self) -> (f64, f64) {
-        let script = format!(
-            "{CLOCK}; now; start=$t; count=0; past=0
-            while [ $past -lt 100 ]; do
-                i=0; while [ $i -lt 100 ]; do i=$((i+1)); done
-                count=$((count+100)); now; past=$((t-start))
-            done
-            echo $count $past"
-        );
-        let before = self.ran();
-        let counted = self.lab.exec(PROJECT, VM, &["sh", "-c", &script]);
-        let ran = self.ran() - before;
-        let (count, past) = counted.split_once(' ').unwrap();
-        let (count, past): (f64, f64) = (count.parse().unwrap(), past.parse().unwrap());
-        let seconds = past / 100.0;
-        (count / seconds, (ran / seconds).min(1.0))
-    }
-
-    /// Measures under this limit. Without one, what the rate would have been with the whole core
-    /// that a busy machine may not have given.
-    fn measure(&mut self, cpu: &'static str) {
-        assert_eq!(set(self.lab, &["--cpu", cpu])["cpu"], cpu);
-        let (mut rate, core) = self.rate();
-        if cpu == WHOLE {
-            self.most = self.most.max(core);
-            rate /= core;
-        }
-        eprintln!("cpu {cpu}: {rate:.0} loops/s with {core:.2} of a core");
-        let best = self.best.entry(cpu).or_default();
-        *best = best.max(rate);
-    }
-
-    /// What the loop does under a limit, of what it does without.
-    fn ratio(&self, cpu: &str) -> f64 {
-        self.best[cpu] / self.best[WHOLE]
-    }
-}
-
-const WHOLE: &str = "1";
 
 /// The best of several turns counts: whatever else this machine does only makes a guest slower, with
 /// a limit or without.
 fn processor(lab: &Lab) {
-    const SHARES: [(&str, f64); 2] = [("500m", 0.5), ("250m", 0.25)];
-    const LEAST_TURNS: u32 = 3;
-    const MOST_TURNS: u32 = 15;
-    prefer(lab);
-    let vcpu = vcpu_thread(lab);
-    let mut loops = Loops { lab, vcpu, best: BTreeMap::new(), most: 0.0 };
-    loops.rate(); // QEMU translates the loop.
-    for turn in 1..=MOST_TURNS {
-        for cpu in [WHOLE, SHARES[0].0, SHARES[1].0] {
-            loops.measure(cpu);
+    const LIMITS: [(&str, f64); 3] = [("1", 1.0), ("500m", 0.5), ("250m", 0.25)];
+    const LEAST_ROUNDS: u32 = 3;
+    const MOST_ROUNDS: u32 = 12;
+    /// About a second and a half of one core's loop.
+    const TURNS: [u32; 3] = [300_000, 150_000, 75_000];
+    let mut best = [0_f64; 3];
+    let mut ratios = [0_f64; 3];
+    loop_rate(lab, TURNS[0]); // QEMU translates the loop.
+    for round in 1..=MOST_ROUNDS {
+        for (index, (cpu, _)) in LIMITS.iter().enumerate() {
+            assert_eq!(set(lab, &["--cpu", cpu])["cpu"], *cpu);
+            let rate = loop_rate(lab, TURNS[index]);
+            best[index] = best[index].max(rate);
+            eprintln!("cpu {cpu}: {rate:.0} turns/s");
         }
-        let held = SHARES.iter().all(|(cpu, share)| (loops.ratio(cpu) - share).abs() <= 0.05);
-        if turn >= LEAST_TURNS && held {
+        ratios = best.map(|rate| rate / best[0]);
+        let held = LIMITS.iter().zip(ratios).all(|((_, share), r)| (r - share).abs() <= 0.05);
+        if round >= LEAST_ROUNDS && held {
             break;
         }
     }
-    assert!(loops.most > 0.6, "the vCPU never had more than {:.2} of a core", loops.most);
-    for (cpu, share) in SHARES {
-        let ratio = loops.ratio(cpu);
+    for ((cpu, share), ratio) in LIMITS.iter().zip(ratios) {
         eprintln!("cpu {cpu}: {ratio:.3} of the rate of one core");
         assert!((ratio - share).abs() <= 0.05, "cpu {cpu}: {ratio:.3} of the rate of one core");
     }
-    assert_eq!(set(lab, &["--cpu", WHOLE])["cpu"], WHOLE);
+    // And it comes back with the limit.
+    assert_eq!(set(lab, &["--cpu", "1"])["cpu"], "1");
+    let again = (0..3).map(|_| loop_rate(lab, TURNS[0])).fold(0.0, f64::max) / best[0];
+    assert!(again > 0.8, "back at one core: {again:.3} of the rate before");
 }
 
 fn disk_rates(lab: &Lab) {
