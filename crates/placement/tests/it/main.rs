@@ -7,4 +7,3 @@ mod golden;
 mod naive;
 mod properties;
 mod scenario;
-mod speed;

@@ -1,11 +1,11 @@
 //! With the real store: what is acknowledged is on disk, at every commit.
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::path::Path;
 
 use plimsoll_model::StoragePool;
 use plimsoll_store::{SqliteStore, Store};
 
-use super::super::rig::{Rig, host_spec, name, request, resources, spec};
+use super::super::rig::{Rig, name, request, resources, spec};
 use crate::{
     app,
     core::{Core, CoreConfig, State},
@@ -56,36 +56,6 @@ async fn a_second_manager_on_the_same_store_does_not_start() {
     let rig = Rig::on(Box::new(SqliteStore::open(&path).unwrap())).await;
     assert!(SqliteStore::open(&path).is_err());
     rig.core.close().await;
-}
-
-/// Durable creations a second through the app functions, in batches of 100 on 1,000 hosts.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement"]
-async fn creations_per_second() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(&directory.path().join("state.db")).unwrap();
-    let rig = Rig::on(Box::new(store)).await;
-    for i in 0..1000 {
-        rig.host_with(&format!("h{i}"), host_spec(StoragePool::Local)).await;
-    }
-    let start = Instant::now();
-    let mut tasks = tokio::task::JoinSet::new();
-    let rig = Arc::new(rig);
-    for worker in 0..4 {
-        let rig = Arc::clone(&rig);
-        tasks.spawn(async move {
-            for batch in 0..12 {
-                let vm = spec(resources(50, 16 + 64));
-                let vm = request(&format!("v{worker}-{batch}"), Some(100), vm);
-                rig.create(vm).await.unwrap();
-            }
-        });
-    }
-    while let Some(done) = tasks.join_next().await {
-        done.unwrap();
-    }
-    let seconds = start.elapsed().as_secs_f64();
-    println!("{:.0} creations per second", 4800.0 / seconds);
 }
 
 #[tokio::test]
