@@ -75,6 +75,27 @@ pub struct VmSpec {
     pub on_host_failure: OnHostFailure,
 }
 
+impl VmSpec {
+    /// A VM with these resources and this image, and nothing else asked for.
+    #[must_use]
+    pub fn new(resources: Resources, image: Name) -> Self {
+        Self {
+            resources,
+            image,
+            networks: Vec::new(),
+            application: None,
+            groups: BTreeSet::new(),
+            constraints: Vec::new(),
+            user_data: None,
+            ssh_keys: Vec::new(),
+            start_at: None,
+            end_at: None,
+            restart: RestartPolicy::default(),
+            on_host_failure: OnHostFailure::default(),
+        }
+    }
+}
+
 /// What happens when a VM's QEMU ends although it should run. A guest that powers itself off has
 /// ended as it wished and is not restarted, but for `always`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

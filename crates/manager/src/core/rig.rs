@@ -17,8 +17,8 @@ use plimsoll_api::{
     },
 };
 use plimsoll_model::{
-    Bytes, HostId, HostSpec, ImageFile, ImageFileKind, MilliCores, Name, OnHostFailure, Power,
-    Quota, Resources, RestartPolicy, Role, StoragePool, Timestamp, TokenId, VmId, VmSpec,
+    Bytes, HostId, HostSpec, ImageFile, ImageFileKind, MilliCores, Name, Power, Quota, Resources,
+    Role, StoragePool, Timestamp, TokenId, VmId, VmSpec,
 };
 use plimsoll_store::{MemoryStore, Store};
 
@@ -47,20 +47,7 @@ pub(crate) fn resources(cpu: u64, memory_mib: u64) -> Resources {
 }
 
 pub(crate) fn spec(resources: Resources) -> VmSpec {
-    VmSpec {
-        resources,
-        image: name("tiny"),
-        networks: Vec::new(),
-        application: None,
-        groups: BTreeSet::new(),
-        constraints: Vec::new(),
-        user_data: None,
-        ssh_keys: Vec::new(),
-        start_at: None,
-        end_at: None,
-        restart: RestartPolicy::default(),
-        on_host_failure: OnHostFailure::default(),
-    }
+    VmSpec::new(resources, name("tiny"))
 }
 
 pub(crate) fn request(vm: &str, count: Option<u32>, spec: VmSpec) -> CreateVmsRequest {

@@ -37,25 +37,13 @@ pub(crate) fn resources(cores: u64, gib: u64) -> Resources {
 
 /// A VM of half a core.
 pub(crate) fn vm_spec() -> VmSpec {
-    VmSpec {
-        resources: Resources {
-            cpu: MilliCores(500),
-            memory: Bytes::mib(256),
-            disk: Bytes::gib(1),
-            ..Resources::default()
-        },
-        image: name("tiny"),
-        networks: Vec::new(),
-        application: None,
-        groups: std::collections::BTreeSet::default(),
-        constraints: Vec::new(),
-        user_data: None,
-        ssh_keys: Vec::new(),
-        start_at: None,
-        end_at: None,
-        restart: plimsoll_model::RestartPolicy::default(),
-        on_host_failure: plimsoll_model::OnHostFailure::default(),
-    }
+    let resources = Resources {
+        cpu: MilliCores(500),
+        memory: Bytes::mib(256),
+        disk: Bytes::gib(1),
+        ..Resources::default()
+    };
+    VmSpec::new(resources, name("tiny"))
 }
 
 pub(crate) fn vms(base: &str, count: u32) -> CreateVmsRequest {

@@ -29,8 +29,7 @@ use plimsoll_api::{
     v1::{CreateImageRequest, CreateProjectRequest, CreateVmsRequest, VmRequest},
 };
 use plimsoll_model::{
-    Bytes, ImageFile, ImageFileKind, MilliCores, Name, OnHostFailure, Quota, Resources,
-    RestartPolicy, VmId, VmSpec,
+    Bytes, ImageFile, ImageFileKind, MilliCores, Name, Quota, Resources, VmId, VmSpec,
 };
 use plimsoll_testkit::{FakeAgent, FakeHost, join_many, wait_for};
 use serde::Serialize;
@@ -380,20 +379,7 @@ impl Work {
 }
 
 fn batch(index: u32, count: u32) -> anyhow::Result<CreateVmsRequest> {
-    let spec = VmSpec {
-        resources: vm_resources(),
-        image: "empty".parse()?,
-        networks: Vec::new(),
-        application: None,
-        groups: BTreeSet::new(),
-        constraints: Vec::new(),
-        user_data: None,
-        ssh_keys: Vec::new(),
-        start_at: None,
-        end_at: None,
-        restart: RestartPolicy::default(),
-        on_host_failure: OnHostFailure::default(),
-    };
+    let spec = VmSpec::new(vm_resources(), "empty".parse()?);
     let name = format!("b{index}").parse()?;
     let request = VmRequest { name, count: Some(count), split: None, spec };
     Ok(CreateVmsRequest { requests: vec![request], all_or_nothing: true, policy: None })
