@@ -12,7 +12,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             use std::io::Write as _;
-            let chain = plimsoll_agent::error_chain::ErrorChain(&error);
+            let chain = plimsoll_api::ErrorChain(&error);
             let _ = writeln!(std::io::stderr(), "error: {chain}");
             ExitCode::FAILURE
         }

@@ -124,15 +124,3 @@ fn good(name: &str, evidence: impl Into<String>) -> DoctorCheck {
 fn required(check: DoctorCheck) -> DoctorCheck {
     DoctorCheck { required: true, ..check }
 }
-
-/// An error with all its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}

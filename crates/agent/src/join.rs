@@ -19,6 +19,7 @@ use fs_err as fs;
 use plimsoll_api::{
     ClientError, ErrorCode, JoinToken, client,
     cluster::{JoinRequest, JoinResponse},
+    error_chain::involves,
     join_token::InvalidJoinToken,
     tls::{self, Identity, TlsError},
 };
@@ -265,19 +266,7 @@ fn refusal(error: ClientError, token: &JoinToken, name: &Name) -> JoinError {
 
 /// Whether the other side's certificate was refused, somewhere down the chain of causes.
 fn is_certificate_error(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
-            return true;
-        }
-        // `source` of an `io::Error` skips the error that it wraps.
-        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if wrapped.is_some_and(|wrapped| is_certificate_error(wrapped)) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    involves(error, |tls| matches!(tls, rustls::Error::InvalidCertificate(_)))
 }
 
 fn common_name(certificate_pem: &str) -> Option<String> {

@@ -13,7 +13,6 @@ pub mod command;
 pub mod config;
 pub mod disk;
 pub mod doctor;
-pub mod error_chain;
 pub mod host;
 pub mod images;
 pub mod inventory;
@@ -31,5 +30,4 @@ pub mod vm;
 mod testing;
 
 pub use config::{AgentConfig, AgentOverrides};
-pub use error_chain::ErrorChain;
 pub use run::{AgentError, Start, run};

@@ -22,7 +22,7 @@ use fs_err as fs;
 use futures_util::FutureExt as _;
 use nix::fcntl::{Flock, FlockArg};
 use plimsoll_api::{
-    ClientError, ClusterClient, JoinToken,
+    ClientError, ClusterClient, ErrorChain, JoinToken,
     doctor::{DoctorAccelerator, DoctorReport},
 };
 use plimsoll_model::{Bytes, HostSpec, Resources, StoragePool};
@@ -37,7 +37,6 @@ use crate::{
     config::{Accelerator, AgentConfig, ConfigError},
     disk,
     doctor::{DoctorOptions, examine},
-    error_chain::ErrorChain,
     host::{HostDisks, HostNetworks, HostNetworksError},
     images::{ImageCache, ImageError},
     inventory::{Inventory, inventory},

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use plimsoll_api::ErrorChain;
 use plimsoll_guest::session::{OnHangup, ServeError, Settings, serve};
 use plimsoll_guest::system::System;
 use plimsoll_guest::{VERSION, grow, port};
@@ -43,8 +44,10 @@ fn main() -> ExitCode {
         }
     };
     let result = match &arguments.grow {
-        Some(path) => grow::grow(&System::default(), path).map_err(|error| chain(&error)),
-        None => run(&arguments).map_err(|error| chain(&error)),
+        Some(path) => {
+            grow::grow(&System::default(), path).map_err(|error| ErrorChain(&error).to_string())
+        }
+        None => run(&arguments).map_err(|error| ErrorChain(&error).to_string()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -67,7 +70,7 @@ fn run(arguments: &Arguments) -> Result<(), ServeError> {
             Ok(port) => break port,
             Err(error) => {
                 if !std::mem::replace(&mut told, true) {
-                    log(&format!("{}; looking again from time to time", chain(&error)));
+                    log(&format!("{}; looking again from time to time", ErrorChain(&error)));
                 }
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(PAUSES.1);
@@ -102,11 +105,6 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Arguments
         }
     }
     Ok(Some(parsed))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let cause = error.source().map(|cause| format!(": {}", chain(cause))).unwrap_or_default();
-    format!("{error}{cause}")
 }
 
 fn print(text: &str) {

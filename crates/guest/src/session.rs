@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
+use plimsoll_api::ErrorChain;
 use plimsoll_api::guest::{
     Answer, Call, Event, Failure, FailureCode, Greeting, GuestMessage, HostMessage, LineBuffer,
     MAX_MESSAGE_BYTES, MAX_TEXT_BYTES, Outcome, PROTOCOL, ProtocolError, Reply, Request,
@@ -356,14 +357,8 @@ fn unsupported(what: &str) -> Outcome {
 }
 
 /// A failure whose message is the error and all its causes.
-fn failed(code: FailureCode, error: &dyn std::error::Error) -> Outcome {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message = format!("{message}: {cause}");
-        source = cause.source();
-    }
-    failure(code, &message)
+fn failed(code: FailureCode, error: &(dyn std::error::Error + 'static)) -> Outcome {
+    failure(code, &ErrorChain(error).to_string())
 }
 
 fn failure(code: FailureCode, message: &str) -> Outcome {

@@ -9,7 +9,7 @@
 
 use std::{any::Any, error::Error, fmt::Write as _, io};
 
-use plimsoll_api::{ClientError, ErrorBody, ErrorCode};
+use plimsoll_api::{ClientError, ErrorBody, ErrorCode, error_chain::causes};
 
 /// Done.
 pub(crate) const DONE: u8 = 0;
@@ -156,16 +156,9 @@ fn general_hint(code: ErrorCode) -> Option<String> {
 }
 
 fn causes_of(error: &(dyn Error + 'static)) -> Vec<String> {
-    let mut causes = Vec::new();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        // Some libraries repeat their source's text; nobody needs to read it twice.
-        if causes.last() != Some(&text) {
-            causes.push(text);
-        }
-        next = cause.source();
-    }
+    let mut causes: Vec<_> = causes(error).collect();
+    // Some libraries repeat their source's text; nobody needs to read it twice.
+    causes.dedup();
     causes
 }
 

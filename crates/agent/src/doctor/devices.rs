@@ -7,11 +7,14 @@ use nix::{
     sched::{CloneFlags, unshare},
     unistd::User,
 };
-use plimsoll_api::doctor::{CheckStatus, DoctorCheck};
+use plimsoll_api::{
+    ErrorChain,
+    doctor::{CheckStatus, DoctorCheck},
+};
 use plimsoll_model::Bytes;
 use std::fs;
 
-use super::{chain, finding, good, kernel};
+use super::{finding, good, kernel};
 use crate::{disk::space_at, inventory::gpus, vm::QemuUser};
 
 pub(super) fn checks() -> Vec<DoctorCheck> {
@@ -78,7 +81,7 @@ fn gpu() -> DoctorCheck {
         Err(error) => finding(
             "gpus",
             CheckStatus::Unusable,
-            format!("{cards} NVIDIA devices on the PCI bus, but {}", chain(&error)),
+            format!("{cards} NVIDIA devices on the PCI bus, but {}", ErrorChain(&error)),
             Some("install NVIDIA's driver, or declare the accelerators in the configuration"),
         ),
     }
@@ -104,7 +107,14 @@ fn disk_space(data_dir: &Path) -> DoctorCheck {
     const LEAST: Bytes = Bytes(10 << 30);
     let space = match space_at(data_dir) {
         Ok(space) => space,
-        Err(error) => return finding("disk_space", CheckStatus::Unusable, chain(&error), None),
+        Err(error) => {
+            return finding(
+                "disk_space",
+                CheckStatus::Unusable,
+                ErrorChain(&error).to_string(),
+                None,
+            );
+        }
     };
     let whole = |bytes: Bytes| Bytes(bytes.get() >> 30 << 30);
     let evidence =

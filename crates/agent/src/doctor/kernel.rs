@@ -3,9 +3,12 @@
 use std::path::Path;
 
 use fs_err as fs;
-use plimsoll_api::doctor::{CheckStatus, DoctorCheck};
+use plimsoll_api::{
+    ErrorChain,
+    doctor::{CheckStatus, DoctorCheck},
+};
 
-use super::{chain, clock_probe, finding, good, memory_probe};
+use super::{clock_probe, finding, good, memory_probe};
 use crate::limits::{CgroupMounts, CgroupVersion, CpuGroups};
 
 const NEEDS_ROOT: &str = "run as root";
@@ -14,7 +17,9 @@ pub(super) fn cgroups() -> DoctorCheck {
     let name = "cgroups";
     let mounts = match CgroupMounts::of_this_process() {
         Ok(mounts) => mounts,
-        Err(error) => return finding(name, CheckStatus::Unusable, chain(&error), None),
+        Err(error) => {
+            return finding(name, CheckStatus::Unusable, ErrorChain(&error).to_string(), None);
+        }
     };
     let mut controllers: Vec<String> =
         mounts.v1.iter().flat_map(|mount| mount.controllers.clone()).collect();
@@ -48,7 +53,7 @@ pub(super) fn cgroups() -> DoctorCheck {
     match groups.probe() {
         Ok(()) => good(name, format!("{seen}; CPU limits through version {version}")),
         Err(error) => {
-            let evidence = format!("{seen}; {}", chain(&error));
+            let evidence = format!("{seen}; {}", ErrorChain(&error));
             finding(name, CheckStatus::Unusable, evidence, Some(NEEDS_ROOT))
         }
     }
@@ -100,14 +105,21 @@ fn page_tracking() -> Vec<DoctorCheck> {
     let descriptor = match memory_probe::userfaultfd() {
         Ok(descriptor) => descriptor,
         Err(error) => {
-            let check = |name| finding(name, CheckStatus::Unusable, chain(&error), Some(remedy));
+            let check = |name| {
+                finding(name, CheckStatus::Unusable, ErrorChain(&error).to_string(), Some(remedy))
+            };
             return vec![check("userfaultfd"), check("pagemap_scan")];
         }
     };
     let userfaultfd = good("userfaultfd", "opens, and follows writes without questions (WP_ASYNC)");
     let scan = match memory_probe::dirty_pages(&descriptor) {
         Ok(()) => good("pagemap_scan", "one page of four was written, exactly that one was found"),
-        Err(error) => finding("pagemap_scan", CheckStatus::Unusable, chain(&error), Some(remedy)),
+        Err(error) => finding(
+            "pagemap_scan",
+            CheckStatus::Unusable,
+            ErrorChain(&error).to_string(),
+            Some(remedy),
+        ),
     };
     vec![userfaultfd, scan]
 }

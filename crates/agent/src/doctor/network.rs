@@ -1,9 +1,12 @@
 //! Devices, queues and rules of the network, made in a namespace that ends with the check.
 
 use nix::sched::{CloneFlags, unshare};
-use plimsoll_api::doctor::{CheckStatus, DoctorCheck};
+use plimsoll_api::{
+    ErrorChain,
+    doctor::{CheckStatus, DoctorCheck},
+};
 
-use super::{LIMIT, chain, finding, good, timed_out};
+use super::{LIMIT, finding, good, timed_out};
 use crate::{
     command::{CommandError, Tool},
     net::GuardState,
@@ -122,9 +125,14 @@ async fn run(trial: &Trial) -> DoctorCheck {
 fn failed(trial: &Trial, error: &CommandError) -> DoctorCheck {
     if error.is_missing_program() {
         let remedy = "install iproute2";
-        return finding(trial.name, CheckStatus::Missing, chain(error), Some(remedy));
+        return finding(
+            trial.name,
+            CheckStatus::Missing,
+            ErrorChain(error).to_string(),
+            Some(remedy),
+        );
     }
-    finding(trial.name, CheckStatus::Unusable, chain(error), Some(trial.without))
+    finding(trial.name, CheckStatus::Unusable, ErrorChain(error).to_string(), Some(trial.without))
 }
 
 async fn rules() -> DoctorCheck {

@@ -2,11 +2,14 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use plimsoll_api::doctor::{CheckStatus, DoctorCheck};
+use plimsoll_api::{
+    ErrorChain,
+    doctor::{CheckStatus, DoctorCheck},
+};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{chain, finding, good, required};
+use super::{finding, good, required};
 use crate::command::{CommandError, Tool};
 
 /// The oldest major version of QEMU that is used. 7.2 loses memory of guests in migrations of many
@@ -120,7 +123,9 @@ fn judge(
             let evidence = format!("{program} is not installed");
             finding(name, CheckStatus::Missing, evidence, Some(INSTALL))
         }
-        Err(error) => finding(name, CheckStatus::Unusable, chain(error), Some(INSTALL)),
+        Err(error) => {
+            finding(name, CheckStatus::Unusable, ErrorChain(error).to_string(), Some(INSTALL))
+        }
     }
 }
 

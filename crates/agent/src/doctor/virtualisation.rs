@@ -3,10 +3,13 @@
 use std::{io, path::Path};
 
 use fs_err as fs;
-use plimsoll_api::doctor::{CheckStatus, DoctorAccelerator, DoctorCheck};
+use plimsoll_api::{
+    ErrorChain,
+    doctor::{CheckStatus, DoctorAccelerator, DoctorCheck},
+};
 
 use super::{
-    chain, finding, good,
+    finding, good,
     kvm_probe::{self, ProbeError},
 };
 
@@ -62,7 +65,7 @@ pub async fn probe_kvm() -> KvmVerdict {
         Ok(Err(ProbeError::Open { source })) if source.kind() == io::ErrorKind::NotFound => {
             KvmVerdict::Missing
         }
-        Ok(Err(error)) => KvmVerdict::Failed { reason: chain(&error) },
+        Ok(Err(error)) => KvmVerdict::Failed { reason: ErrorChain(&error).to_string() },
         Err(_) => KvmVerdict::Failed { reason: "the probe itself broke".to_owned() },
     }
 }

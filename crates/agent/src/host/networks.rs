@@ -9,14 +9,13 @@ use std::{
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
-use plimsoll_api::cluster::DesiredNetwork;
+use plimsoll_api::{ErrorChain, cluster::DesiredNetwork};
 use plimsoll_model::{BitsPerSecond, Interface, NetworkId, VmId};
 use serde::Deserialize;
 use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::{
-    ErrorChain,
     command::{CommandError, Tool},
     link::NetworkSet,
     net::{Fabric, NetworkWanted, NicRates, NicWanted, bridge_name, tap_name},

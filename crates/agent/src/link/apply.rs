@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use plimsoll_api::ErrorChain;
 use tokio::time::{sleep, timeout};
 
 use super::{NetworkSet, Shared, VmSet, Wish};
-use crate::ErrorChain;
 
 /// Everything is applied again after so long even when nothing has changed: what somebody has
 /// broken by hand comes back.

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use plimsoll_api::{ClientError, ClusterClient, cluster::DesiredHost};
+use plimsoll_api::{ClientError, ClusterClient, ErrorChain, cluster::DesiredHost};
 
 use super::{
     LONG_POLL, Shared, Wish,
     backoff::{Backoff, LONGEST},
     state::LinkState,
 };
-use crate::{ErrorChain, vm::BootTime};
+use crate::vm::BootTime;
 
 pub(super) struct Fetcher {
     client: ClusterClient,

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use plimsoll_api::{
-    ClientError, ClusterClient,
+    ClientError, ClusterClient, ErrorChain,
     cluster::{AgentReport, ObservedPhase, ReportReply},
 };
 use plimsoll_model::HostSpec;
@@ -16,7 +16,6 @@ use uuid::Uuid;
 
 use super::{Shared, VmSet, backoff::Backoff, state::LinkState};
 use crate::{
-    ErrorChain,
     lease::{Contact, LeaseRenewer, Renewal},
     telemetry::UsageSampler,
     vm::BootTime,

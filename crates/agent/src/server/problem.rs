@@ -7,12 +7,9 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use plimsoll_api::{ErrorBody, ErrorCode, guest::FailureCode};
+use plimsoll_api::{ErrorBody, ErrorCode, error_chain::causes, guest::FailureCode};
 
-use crate::{
-    error_chain::causes,
-    vm::{VmRequestError, guest_channel::GuestCallError},
-};
+use crate::vm::{VmRequestError, guest_channel::GuestCallError};
 
 /// An answer that is not a success.
 #[derive(Debug)]

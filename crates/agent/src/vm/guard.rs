@@ -35,6 +35,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use plimsoll_api::ErrorChain;
 use plimsoll_model::Timestamp;
 use thiserror::Error;
 
@@ -200,13 +201,7 @@ fn report_failure(
     error: &GuardError,
     verdict: &mut File,
 ) {
-    let mut message = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        message.push_str(": ");
-        message.push_str(&error.to_string());
-        cause = error.source();
-    }
+    let message = ErrorChain(error).to_string();
     let reason = ExitReason::NotStarted { message: message.clone() };
     // Both are for whoever asks later; the locks, which go now, are what counts.
     drop(write_exit(directory, launch, reason));

@@ -22,6 +22,7 @@ mod stop;
 use std::sync::Arc;
 use std::time::Duration;
 
+use plimsoll_api::ErrorChain;
 use plimsoll_api::cluster::{
     ActualLimits, DesiredPresent, DesiredVm, ObservedPhase, ObservedVm, Wanted,
 };
@@ -41,7 +42,6 @@ use super::guard::record::{ExitReason, ExitRecord, VmDirectory, name};
 use super::guest_channel::{GuestChannel, GuestStatus};
 use super::lease::{BootTime, Lease};
 use super::registry::Environment;
-use crate::error_chain::ErrorChain;
 
 /// All limits are read back, and set again where they differ, at least this often.
 const REFRESH: Duration = Duration::from_secs(30);
@@ -57,10 +57,6 @@ const RECOVERED: Duration = Duration::from_secs(120);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 /// The guest is told this long before its end.
 const WARN_BEFORE_S: i64 = 300;
-
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    ErrorChain(error).to_string()
-}
 
 #[derive(Clone, Debug)]
 struct Wish {
@@ -271,7 +267,7 @@ impl Runner {
         let wish = self.wishes.borrow_and_update().clone();
         if matches!(self.process, Process::Unknown | Process::Impostor) {
             if let Err(error) = self.look().await {
-                self.message = Some(format!("cannot tell whether it runs: {}", chain(&error)));
+                self.message = Some(format!("cannot tell whether it runs: {}", ErrorChain(&error)));
                 return (self.phase_without_wish(), RETRY);
             }
             if matches!(self.process, Process::Impostor) {
@@ -296,7 +292,7 @@ impl Runner {
             Wanted::Present(present) => match self.present(&wish, present).await {
                 Ok(done) => done,
                 Err(error) => {
-                    self.message = Some(chain(&error));
+                    self.message = Some(ErrorChain(&error).to_string());
                     (self.phase_without_wish(), RETRY)
                 }
             },
@@ -330,7 +326,8 @@ impl Runner {
             }
             Verdict::Impostor(mismatch) => {
                 tracing::error!(vm = %self.vm, error = %ErrorChain(&mismatch), "unknown process");
-                self.message = Some(format!("something holds its locks: {}", chain(&mismatch)));
+                self.message =
+                    Some(format!("something holds its locks: {}", ErrorChain(&mismatch)));
                 self.process = Process::Impostor;
             }
         }
@@ -417,7 +414,7 @@ impl Runner {
     /// Removes all traces. The directory goes last: while it is there the VM is looked after.
     async fn remove(&mut self, delete_disk: bool) -> Result<(), String> {
         let said = |what: &str, error: &(dyn std::error::Error + 'static)| {
-            format!("{what}: {}", chain(error))
+            format!("{what}: {}", ErrorChain(error))
         };
         self.environment
             .networks
@@ -545,7 +542,7 @@ impl Runner {
         match self.launch(wish, present).await {
             Ok(Launched::Tried | Launched::Moot) => {}
             Err(error) => {
-                let text = chain(&*error);
+                let text = ErrorChain(&*error).to_string();
                 tracing::warn!(vm = %self.vm, error = %text, "VM could not be started");
                 self.look().await?;
                 if matches!(self.process, Process::Dead) {

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::{ErrorBody, ErrorCode, tls::TlsError};
+use crate::{ErrorBody, ErrorCode, error_chain::involves, tls::TlsError};
 
 /// Why a call has no result.
 #[derive(Debug, Error)]
@@ -142,18 +142,5 @@ impl ClientError {
 
 /// Whether a refused connection is among the causes.
 pub(super) fn caused_by_refusal(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            if io.kind() == std::io::ErrorKind::ConnectionRefused {
-                return true;
-            }
-            // `source` of an `io::Error` skips the error that it wraps.
-            if io.get_ref().is_some_and(|inner| caused_by_refusal(inner)) {
-                return true;
-            }
-        }
-        cause = error.source();
-    }
-    false
+    involves(error, |io: &std::io::Error| io.kind() == std::io::ErrorKind::ConnectionRefused)
 }

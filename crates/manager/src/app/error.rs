@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use plimsoll_api::{ErrorBody, ErrorCode};
+use plimsoll_api::{ErrorBody, ErrorCode, error_chain::causes};
 use plimsoll_model::{Element, Name, Role};
 use plimsoll_placement::{GroupRefusal, Refusals, SplitRefusal};
 use plimsoll_store::{CommitError, StoreError};
@@ -316,11 +316,7 @@ impl AppError {
     pub fn to_body(&self) -> ErrorBody {
         let mut body = ErrorBody::new(self.code(), self.to_string()).with_hint(self.hint());
         if body.code != ErrorCode::Internal {
-            let mut cause = std::error::Error::source(self);
-            while let Some(error) = cause {
-                body.causes.push(error.to_string());
-                cause = error.source();
-            }
+            body.causes = causes(self).collect();
         }
         body.details = self.details();
         body

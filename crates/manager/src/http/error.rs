@@ -4,7 +4,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use plimsoll_api::{ClientError, ErrorBody, ErrorCode};
+use plimsoll_api::{ClientError, ErrorBody, ErrorChain, ErrorCode, error_chain::causes};
 
 use crate::{
     app::AppError,
@@ -32,39 +32,17 @@ impl ApiError {
 
     /// A mistake of ours: what it was goes to the log only.
     pub(crate) fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
-        tracing::error!(error = %chain(error), "internal error");
+        tracing::error!(error = %ErrorChain(error), "internal error");
         Self::new(ErrorCode::Internal, "something went wrong inside the manager")
             .hint("the manager's log has the rest under this request id")
     }
-}
-
-/// An error with all its causes, in one line.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
-fn causes(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
-    let mut texts = Vec::new();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        texts.push(error.to_string());
-        cause = error.source();
-    }
-    texts
 }
 
 impl From<AppError> for ApiError {
     fn from(error: AppError) -> Self {
         let body = error.to_body();
         if body.code == ErrorCode::Internal {
-            tracing::error!(error = %chain(&error), "internal error");
+            tracing::error!(error = %ErrorChain(&error), "internal error");
         }
         Self(Box::new(body))
     }
@@ -74,7 +52,7 @@ impl From<BlobError> for ApiError {
     fn from(error: BlobError) -> Self {
         let (code, hint) = match &error {
             BlobError::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-                tracing::error!(error = %chain(&error), "no room for images");
+                tracing::error!(error = %ErrorChain(&error), "no room for images");
                 return Self::new(ErrorCode::NoCapacity, "the manager has no room for the file")
                     .hint(
                         "delete images that are no longer needed, or give the manager more disk",
@@ -104,7 +82,7 @@ impl From<BlobError> for ApiError {
             BlobError::Missing { .. } => (ErrorCode::NotFound, "upload the image again"),
         };
         let mut body = ErrorBody::new(code, error.to_string()).with_hint(hint);
-        body.causes = causes(&error);
+        body.causes = causes(&error).collect();
         Self(Box::new(body))
     }
 }
@@ -118,7 +96,7 @@ pub(crate) fn from_agent(host: &plimsoll_model::Name, error: &ClientError) -> Ap
             format!("the agent of host `{host}` has not answered within {limit_ms} ms"),
         ),
         other => {
-            tracing::warn!(%host, error = %chain(other), "cannot reach an agent");
+            tracing::warn!(%host, error = %ErrorChain(other), "cannot reach an agent");
             ApiError::new(ErrorCode::Unreachable, format!("host `{host}` does not answer"))
         }
     }

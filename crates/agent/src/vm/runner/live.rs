@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use plimsoll_api::ErrorChain;
 use plimsoll_api::cluster::{ActualLimits, DesiredPresent};
 use plimsoll_api::guest::{Answer, Call, Facts};
 use plimsoll_model::{Bytes, BytesPerSecond, IoPerSecond, VmId};
@@ -11,7 +12,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::chain;
 use super::launch::vcpus;
 use super::record::LaunchedMachine;
 use crate::limits::{CpuLimits, CpuWeight};
@@ -58,7 +58,7 @@ impl Outstanding {
     }
 
     fn failed(&mut self, what: &str, error: &(dyn std::error::Error + 'static)) {
-        self.add(format!("{what}: {}", chain(error)));
+        self.add(format!("{what}: {}", ErrorChain(error)));
     }
 }
 
@@ -339,7 +339,7 @@ impl Live {
     pub(super) async fn begin_statistics(&self) {
         let begun = self.qmp.set_guest_stats_interval(BALLOON_PATH, GUEST_STATS_SECONDS).await;
         if let Err(error) = begun {
-            tracing::debug!(error = %chain(&error), "no balloon statistics");
+            tracing::debug!(error = %ErrorChain(&error), "no balloon statistics");
         }
     }
 }

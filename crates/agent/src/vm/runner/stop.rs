@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use plimsoll_api::ErrorChain;
 use plimsoll_api::cluster::ObservedPhase;
 use plimsoll_api::guest::{Call, ShutdownMode};
 use tokio::time::Instant;
 
-use super::{Process, RETRY, Runner, chain, wait_dead};
+use super::{Process, RETRY, Runner, wait_dead};
 use crate::vm::guard::record::ProcessId;
 
 const ASK_LIMIT: Duration = Duration::from_secs(5);
@@ -39,7 +40,7 @@ impl Runner {
             // Before the first step: an end that nobody remembers to have asked for is a crash.
             if let Err(error) = self.record.write(&self.directory) {
                 self.record.end_asked = false;
-                self.message = Some(chain(&error));
+                self.message = Some(ErrorChain(&error).to_string());
                 return (ObservedPhase::Running, RETRY);
             }
         }

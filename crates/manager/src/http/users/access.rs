@@ -14,7 +14,7 @@ use axum::{
 };
 use futures_util::{SinkExt as _, StreamExt as _};
 use plimsoll_api::{
-    ErrorCode,
+    ErrorChain, ErrorCode,
     agent::{ExecRequest, ExecResponse, LogQuery},
     client::Console,
 };
@@ -25,7 +25,7 @@ use crate::{
     app::{self, Access, Caller},
     http::{
         Services,
-        error::{ApiError, chain, from_agent},
+        error::{ApiError, from_agent},
         extract::{At, Json, Query},
         listener::stopped,
     },
@@ -186,7 +186,7 @@ async fn pump(socket: WebSocket, console: Console) {
                 }
                 Ok(None) => break "the console has ended",
                 Err(error) => {
-                    tracing::debug!(error = %chain(&error), "console broke off");
+                    tracing::debug!(error = %ErrorChain(&error), "console broke off");
                     break "the host's agent broke off";
                 }
             }

@@ -2,6 +2,7 @@
 
 use axum::{Json as Answer, extract::State, http::StatusCode};
 use plimsoll_api::{
+    ErrorChain,
     cluster::{JoinRequest, JoinResponse},
     v1::{DrainResponse, HostView},
 };
@@ -12,7 +13,7 @@ use crate::{
     ca::CaError,
     http::{
         Services,
-        error::{ApiError, chain},
+        error::ApiError,
         extract::{At, Json},
         listener::Peer,
     },
@@ -122,7 +123,7 @@ pub(super) async fn host_join(
 fn refuse_request(error: &CaError) -> AppError {
     AppError::invalid(
         "certificate_request_pem",
-        chain(error),
+        ErrorChain(error).to_string(),
         "send a PKCS#10 request in PEM, signed with its own key",
     )
 }

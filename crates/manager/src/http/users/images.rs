@@ -6,14 +6,14 @@ use axum::{
     extract::{Request, State},
     http::{StatusCode, header::CONTENT_LENGTH},
 };
-use plimsoll_api::{ErrorCode, v1::CreateImageRequest};
+use plimsoll_api::{ErrorChain, ErrorCode, v1::CreateImageRequest};
 use plimsoll_model::{Image, ImageFileKind, Name};
 
 use crate::{
     app::{self, Caller},
     http::{
         Services,
-        error::{ApiError, chain},
+        error::ApiError,
         extract::{At, Json},
     },
 };
@@ -154,7 +154,7 @@ impl Services {
         let needed = app::image_files(&self.core);
         for sha256 in checksums.filter(|sha256| !needed.contains(sha256)) {
             if let Err(error) = self.blobs.remove(&sha256).await {
-                tracing::warn!(error = %chain(&error), "cannot remove a file of a deleted image");
+                tracing::warn!(error = %ErrorChain(&error), "cannot remove a file of a deleted image");
             }
         }
     }
