@@ -171,8 +171,10 @@ pub struct DesiredPresent {
     pub fenced_by_lease: bool,
     /// Reboots asked for so far: the agent reboots when it has done fewer.
     pub reboots: u64,
-    /// When it will be stopped: the guest is warned beforehand.
+    /// When it will be stopped.
     pub end_at: Option<Timestamp>,
+    /// When its guest is to be warned of `end_at`; `None` without an end.
+    pub warn_at: Option<Timestamp>,
 }
 
 /// Where a VM's disk comes from.

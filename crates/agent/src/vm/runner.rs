@@ -18,6 +18,7 @@ mod launch;
 mod live;
 mod record;
 mod stop;
+mod warning;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use plimsoll_api::ErrorChain;
 use plimsoll_api::cluster::{
     ActualLimits, DesiredPresent, DesiredVm, ObservedPhase, ObservedVm, Wanted,
 };
-use plimsoll_api::guest::{Answer, Call, Facts, Notice};
+use plimsoll_api::guest::{Answer, Call, Facts};
 use plimsoll_model::{Power, Timestamp, VmId};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
@@ -55,8 +56,6 @@ const FACTS_LIMIT: Duration = Duration::from_secs(8);
 /// A VM that ran for this long has recovered from its last crash.
 const RECOVERED: Duration = Duration::from_secs(120);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
-/// The guest is told this long before its end.
-const WARN_BEFORE_S: i64 = 300;
 
 #[derive(Clone, Debug)]
 struct Wish {
@@ -641,7 +640,8 @@ impl Runner {
         if let Err(error) = fenced {
             outstanding.0.push(format!("cannot mark it for the lease: {error}"));
         }
-        warn_of_end(live, present, &mut self.warned).await;
+        warning::give(live, present, &mut self.warned).await;
+        let next_look = REFRESH.min(warning::pause(present, self.warned));
         self.limits = Some(limits);
         if live.qmp.is_closed() {
             return (ObservedPhase::Running, Duration::ZERO);
@@ -651,23 +651,14 @@ impl Runner {
             self.patience = 0;
             self.message = (present.image.guest_agent && !live.guest.is_speaking())
                 .then(|| "its guest agent does not answer yet".to_owned());
-            return (ObservedPhase::Running, self.next_look(present));
+            return (ObservedPhase::Running, next_look);
         }
         let message = outstanding.0.join("; ");
         // What stays outstanding is looked at ever less often: some of it waits for a reboot.
         let same = self.message.as_ref() == Some(&message);
         self.patience = if same { self.patience.saturating_add(1).min(10) } else { 0 };
         self.message = Some(message);
-        (ObservedPhase::Running, (HURRY * (1 << (self.patience / 2))).min(REFRESH))
-    }
-
-    /// In time for the warning before the VM's end.
-    fn next_look(&self, present: &DesiredPresent) -> Duration {
-        let Some(end) = present.end_at.filter(|end| self.warned != Some(*end)) else {
-            return REFRESH;
-        };
-        let warn_in = end.as_second() - WARN_BEFORE_S - Timestamp::now().as_second();
-        REFRESH.min(Duration::from_secs(u64::try_from(warn_in).unwrap_or(0).max(1)))
+        (ObservedPhase::Running, (HURRY * (1 << (self.patience / 2))).min(next_look))
     }
 
     fn is_stopping(&self) -> bool {
@@ -713,20 +704,6 @@ async fn another_wish(wishes: &mut watch::Receiver<Option<Wish>>, present: &Desi
     };
     if wishes.wait_for(moot).await.is_err() {
         std::future::pending::<()>().await;
-    }
-}
-
-async fn warn_of_end(live: &Live, present: &DesiredPresent, warned: &mut Option<Timestamp>) {
-    let Some(end) = present.end_at.filter(|end| *warned != Some(*end)) else { return };
-    let left = end.as_second() - Timestamp::now().as_second();
-    if left > WARN_BEFORE_S || !live.guest.is_speaking() {
-        return;
-    }
-    let seconds = u64::try_from(left).unwrap_or(0);
-    let notice = Call::Notice { notice: Notice::EndingSoon { seconds } };
-    match live.guest.call(notice, FACTS_LIMIT).await {
-        Ok(_) => *warned = Some(end),
-        Err(error) => tracing::warn!(error = %ErrorChain(&error), "the guest was not warned"),
     }
 }
 

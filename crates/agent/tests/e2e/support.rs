@@ -326,6 +326,7 @@ pub(crate) fn present() -> DesiredPresent {
         fenced_by_lease: false,
         reboots: 0,
         end_at: None,
+        warn_at: None,
     }
 }
 

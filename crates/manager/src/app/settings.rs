@@ -53,6 +53,9 @@ pub async fn settings_set(
             if new.lease_ms != old.lease_ms {
                 change_lease(txn, old.lease_ms, new.lease_ms);
             }
+            if new.end_warning_s != old.end_warning_s {
+                txn.state.touch_ends(txn.revision);
+            }
             let message = differences(&old, &new);
             txn.event(Severity::Info, EventKind::SettingsChanged, Subject::Cluster, None, message);
             Ok(new)

@@ -9,6 +9,7 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use imbl::{HashMap, OrdMap, OrdSet, Vector};
+use jiff::SignedDuration;
 use plimsoll_api::v1::Settings;
 use plimsoll_model::{
     Event, HostId, ImageId, Name, Network, NetworkId, Project, ProjectId, Resources, Timestamp,
@@ -160,6 +161,13 @@ impl State {
         self.desired.get(&host).copied().unwrap_or(self.revision)
     }
 
+    /// When whoever must know is told of an end: users by an event, the guest by its agent.
+    #[must_use]
+    pub fn warn_at(&self, end: Timestamp) -> Timestamp {
+        let warning = SignedDuration::from_secs(self.settings().end_warning_s.into());
+        end.checked_sub(warning).unwrap_or(Timestamp::MIN)
+    }
+
     /// The next event's place in the log.
     #[must_use]
     pub fn next_event(&self) -> u64 {
@@ -170,6 +178,15 @@ impl State {
         if self.hosts.contains_key(&host) {
             self.desired.insert(host, revision);
             self.touched.insert(host);
+        }
+    }
+
+    /// All ends are warned of at another time: their hosts are to know.
+    pub(crate) fn touch_ends(&mut self, revision: u64) {
+        let vms = self.ends.iter().filter_map(|(_, id)| self.vms.get(id));
+        let hosts: OrdSet<HostId> = vms.filter_map(|record| record.host()).collect();
+        for host in hosts {
+            self.touch(host, revision);
         }
     }
 

@@ -1,6 +1,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
-use plimsoll_api::v1::{SetVmRequest, StopVmRequest};
+use plimsoll_api::{
+    cluster::Wanted,
+    v1::{SetVmRequest, StopVmRequest},
+};
 use plimsoll_model::{
     Bytes, Constraint, HostPhase, MilliCores, Quota, Rule, Scope, StoragePool, Strength, VmPhase,
 };
@@ -193,6 +196,43 @@ async fn vms_start_and_end_when_they_should() {
     assert_eq!(rig.show("a").state, VmPhase::Stopped);
     let (core, admin) = (&rig.core, &rig.admin);
     app::vm_start(core, admin, &name("p"), &name("a")).await.unwrap_err();
+    rig.check_consistent().await;
+}
+
+#[tokio::test]
+async fn a_guest_is_warned_of_its_end_when_its_user_is() {
+    let rig = Rig::new().await;
+    let mut host = rig.host("h1", StoragePool::Local).await;
+    let mut vm = spec(resources(1000, 512));
+    let end = rig.core.now() + jiff::SignedDuration::from_secs(300);
+    vm.end_at = Some(end);
+    rig.create(request("a", None, vm)).await.unwrap();
+    let announced = || {
+        let state = rig.core.snapshot();
+        state.events.iter().any(|event| event.kind == plimsoll_model::EventKind::VmEndingSoon)
+    };
+    let mut generation = 0;
+    for seconds in [60, 90] {
+        let settings = plimsoll_api::v1::SetSettingsRequest {
+            end_warning_s: Some(seconds),
+            ..Default::default()
+        };
+        app::settings_set(&rig.core, &rig.admin, settings).await.unwrap();
+        host.exchange(&rig.core).await;
+        assert!(host.desired.generation > generation, "the host hears of it");
+        generation = host.desired.generation;
+        let Wanted::Present(present) = &host.desired.vms[0].wanted else { panic!("absent") };
+        assert_eq!(present.end_at, Some(end));
+        let warning = jiff::SignedDuration::from_secs(seconds.into());
+        assert_eq!(present.warn_at, Some(end - warning), "{seconds} s");
+    }
+    rig.clock.advance(Duration::from_secs(209));
+    host.exchange(&rig.core).await;
+    rig.reconcile().await;
+    assert!(!announced(), "91 s before the end");
+    rig.clock.advance(Duration::from_secs(1));
+    rig.reconcile().await;
+    assert!(announced(), "90 s before the end");
     rig.check_consistent().await;
 }
 

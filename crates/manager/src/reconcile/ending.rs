@@ -1,4 +1,5 @@
-//! VMs with an end: announced, then stopped. The agent warns the guest; it knows the end.
+//! VMs with an end: announced, then stopped. The agent warns the guest, at the same instant: it is
+//! told of it with the end.
 
 use plimsoll_model::{EventKind, Power, Severity, VmId, VmPhase};
 
@@ -40,8 +41,6 @@ pub(crate) async fn reconcile(core: Core) -> Result<String, AppError> {
 }
 
 fn due(state: &State, now: plimsoll_model::Timestamp) -> Vec<VmId> {
-    let warning = jiff::SignedDuration::from_secs(state.settings().end_warning_s.into());
-    let soon = now.checked_add(warning).unwrap_or(plimsoll_model::Timestamp::MAX);
     let is_due = |record: &VmRecord| {
         record.vm.power == Power::Running
             && record.vm.phase != VmPhase::Deleting
@@ -50,7 +49,7 @@ fn due(state: &State, now: plimsoll_model::Timestamp) -> Vec<VmId> {
     state
         .ends
         .iter()
-        .take_while(|(end, _)| *end <= soon)
+        .take_while(|(end, _)| state.warn_at(*end) <= now)
         .filter(|(_, id)| state.vm(*id).is_some_and(|record| is_due(record)))
         .map(|(_, id)| *id)
         .collect()
