@@ -1,0 +1,13 @@
+//! Tries placement policies on recorded and invented workloads, with the very code that decides in
+//! a real cluster: [`plimsoll_placement::Cluster`].
+//!
+//! ```text
+//!   readers (trace files -> typed records)        scenario (TOML -> cluster, workload)
+//!        |                                              |
+//!   openb, azure, pack (one experiment each) --- engine (events in time) --- report
+//! ```
+//!
+//! A run is decided by its inputs and its seed alone: the same give the same result on every
+//! machine, but for how long it took.
+
+pub mod engine;
