@@ -10,4 +10,8 @@
 //! A run is decided by its inputs and its seed alone: the same give the same result on every
 //! machine, but for how long it took.
 
+#[cfg(test)]
+mod data;
 pub mod engine;
+pub mod openb;
+pub mod readers;

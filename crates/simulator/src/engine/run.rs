@@ -5,8 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use plimsoll_model::{HostId, Policy, Resources, VmId};
-use plimsoll_placement::{Choice, Cluster, OccupyError, Request};
+use plimsoll_model::{Policy, Resources, VmId};
+use plimsoll_placement::{Choice, Cluster, OccupyError, Placed, Request};
 use thiserror::Error;
 
 use super::{EventQueue, SimTime};
@@ -40,21 +40,22 @@ pub trait Observer {
         ControlFlow::Continue(())
     }
 
-    /// A VM was placed.
-    fn placed(&mut self, at: SimTime, request: &Request, host: HostId) -> ControlFlow<()> {
-        let (_, _, _) = (at, request, host);
+    /// A VM was placed: the choice is a fact now.
+    fn placed(&mut self, at: SimTime, request: &Request, choice: &Choice) -> ControlFlow<()> {
+        let (_, _, _) = (at, request, choice);
         ControlFlow::Continue(())
     }
 
-    /// A VM found no place and is dropped.
-    fn rejected(&mut self, at: SimTime, request: &Request) -> ControlFlow<()> {
-        let (_, _) = (at, request);
+    /// A VM found no place and is dropped. Of VMs that are placed all or not at all, each is told
+    /// of; the cluster is as it was before them.
+    fn rejected(&mut self, at: SimTime, request: &Request, cluster: &Cluster) -> ControlFlow<()> {
+        let (_, _, _) = (at, request, cluster);
         ControlFlow::Continue(())
     }
 
-    /// A VM left.
-    fn departed(&mut self, at: SimTime, request: &Request, host: HostId) -> ControlFlow<()> {
-        let (_, _, _) = (at, request, host);
+    /// A VM left its place.
+    fn departed(&mut self, at: SimTime, placed: &Placed) -> ControlFlow<()> {
+        let (_, _) = (at, placed);
         ControlFlow::Continue(())
     }
 }
@@ -166,7 +167,7 @@ impl<O: Observer> Run<'_, O> {
             self.totals.deciding += start.elapsed();
             if let Some(placed) = placed {
                 self.totals.departed += 1;
-                self.observer.departed(at, &placed.request, placed.host)?;
+                self.observer.departed(at, &placed)?;
             }
         }
         ControlFlow::Continue(())
@@ -218,7 +219,7 @@ impl<O: Observer> Run<'_, O> {
         let Some(choice) = choice else {
             self.totals.deciding += start.elapsed();
             self.totals.rejected += 1;
-            return Ok(self.observer.rejected(at, request));
+            return Ok(self.observer.rejected(at, request, self.cluster));
         };
         let _ = self
             .cluster
@@ -229,7 +230,7 @@ impl<O: Observer> Run<'_, O> {
         if let Some(lifetime) = newcomer.lifetime_ms {
             self.leaving.push(at.after(lifetime), request.vm);
         }
-        Ok(self.observer.placed(at, request, choice.host))
+        Ok(self.observer.placed(at, request, choice))
     }
 }
 
