@@ -1,7 +1,7 @@
 use std::ops::ControlFlow;
 
 use plimsoll_model::{HostId, MilliCores, Policy, ProjectId, Resources, VmId};
-use plimsoll_placement::{Cluster, HostState, Request};
+use plimsoll_placement::{Choice, Cluster, HostState, Placed, Request};
 use uuid::Uuid;
 
 use super::{Arrival, EventQueue, Newcomer, Observer, RunError, SimTime, Totals, run};
@@ -50,18 +50,20 @@ struct Log {
 }
 
 impl Observer for Log {
-    fn placed(&mut self, at: SimTime, request: &Request, host: HostId) -> ControlFlow<()> {
+    fn placed(&mut self, at: SimTime, request: &Request, choice: &Choice) -> ControlFlow<()> {
+        let host = choice.host;
         self.lines.push(format!("{} +{} {host}", at.0 / 1000, request.vm.0.as_u128()));
         ControlFlow::Continue(())
     }
 
-    fn rejected(&mut self, at: SimTime, request: &Request) -> ControlFlow<()> {
+    fn rejected(&mut self, at: SimTime, request: &Request, _: &Cluster) -> ControlFlow<()> {
         self.lines.push(format!("{} x{}", at.0 / 1000, request.vm.0.as_u128()));
         if self.stop_at_rejection { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    fn departed(&mut self, at: SimTime, request: &Request, host: HostId) -> ControlFlow<()> {
-        self.lines.push(format!("{} -{} {host}", at.0 / 1000, request.vm.0.as_u128()));
+    fn departed(&mut self, at: SimTime, placed: &Placed) -> ControlFlow<()> {
+        let (vm, host) = (placed.request.vm.0.as_u128(), placed.host);
+        self.lines.push(format!("{} -{vm} {host}", at.0 / 1000));
         ControlFlow::Continue(())
     }
 }
