@@ -10,8 +10,13 @@
 //! A run is decided by its inputs and its seed alone: the same give the same result on every
 //! machine, but for how long it took.
 
+pub mod azure;
+mod cluster;
 #[cfg(test)]
 mod data;
 pub mod engine;
 pub mod openb;
+pub mod pack;
 pub mod readers;
+pub mod report;
+pub mod scenario;

@@ -6,10 +6,82 @@
 //! fits nowhere is dropped (Weng et al., *Beware of Fragmentation: Scheduling GPU-Sharing Workloads
 //! with Fragmentation Gradient Descent*, ATC'23).
 
+use std::{cmp::Ordering, collections::BTreeSet, time::Instant};
+
+use plimsoll_model::{Bytes, Label, MilliCores, Policy, Resources};
+use plimsoll_placement::{Choice, Cluster, OccupyError, Request};
 use rand::{Rng as _, SeedableRng as _, seq::SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use thiserror::Error;
 
+use crate::cluster;
 pub use crate::readers::openb::{Node, Pod};
+
+/// A mean and the ends of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Spread {
+    /// The mean.
+    pub mean: f64,
+    /// The least.
+    pub min: f64,
+    /// The most.
+    pub max: f64,
+}
+
+/// What a policy made of the pods. The names of these fields are those of the JSON.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Outcome {
+    /// The policy.
+    pub policy: Policy,
+    /// The list of pods, as the user named it.
+    pub pods: String,
+    /// How many orders of arrival were tried.
+    pub seeds: u32,
+    /// Accelerators allocated in the end in % of all, over the seeds.
+    pub allocated_percent: Spread,
+    /// Accelerators that are free in the end and of no use to the pods of the list, in % of all;
+    /// the mean over the seeds.
+    pub fragmented_percent: f64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Why an experiment cannot be made.
+#[derive(Debug, Error)]
+pub enum OpenbError {
+    /// There is nothing to allocate.
+    #[error("none of the nodes has an accelerator")]
+    NoAccelerators,
+    /// There is nothing to allocate it to.
+    #[error("none of the pods asks for an accelerator")]
+    NoPods,
+    /// A decision could not be made a fact.
+    #[error("cannot place a pod")]
+    Place(#[source] OccupyError),
+}
+
+/// How far an experiment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The seed, from 1.
+    pub seed: u32,
+    /// How many seeds there are.
+    pub seeds: u32,
+    /// Pods of this seed that have come.
+    pub done: usize,
+    /// Pods of this seed that will come.
+    pub of: usize,
+}
+
+/// Nodes, pods, and how much they are to ask for.
+#[derive(Clone, Debug)]
+pub struct Experiment {
+    nodes: Vec<Node>,
+    pods: Vec<Pod>,
+    capacity_milli: u64,
+    factor: f64,
+}
 
 /// The order in which pods arrive, as indexes into `pods`: a shuffle, then random copies, until
 /// together they ask for `factor` times `capacity_milli` (thousandths of accelerators). The pod
@@ -43,4 +115,142 @@ pub fn capacity_milli(nodes: &[Node]) -> u64 {
 #[expect(clippy::cast_precision_loss, reason = "sums of a trace are far below 2^53")]
 const fn as_float(amount: u64) -> f64 {
     amount as f64
+}
+
+impl Experiment {
+    /// An experiment in which pods ask for `factor` times the accelerators of the nodes.
+    ///
+    /// # Errors
+    /// There are no accelerators, or none is asked for.
+    pub fn new(nodes: Vec<Node>, pods: Vec<Pod>, factor: f64) -> Result<Self, OpenbError> {
+        let capacity_milli = capacity_milli(&nodes);
+        if capacity_milli == 0 {
+            return Err(OpenbError::NoAccelerators);
+        }
+        if pods.iter().all(|pod| pod.gpu_milli_total() == 0) {
+            return Err(OpenbError::NoPods);
+        }
+        Ok(Self { nodes, pods, capacity_milli, factor })
+    }
+
+    /// Tries a policy on so many orders of arrival, of the seeds from 1 on. `name` is what the
+    /// outcome calls the pods.
+    ///
+    /// # Errors
+    /// A decision could not be made a fact.
+    pub fn run(
+        &self,
+        policy: Policy,
+        name: &str,
+        seeds: u32,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Outcome, OpenbError> {
+        let start = Instant::now();
+        let empty = self.cluster();
+        let models: Vec<Label> = self
+            .nodes
+            .iter()
+            .filter_map(|node| node.model.clone())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
+        let mut allocated = Vec::new();
+        for seed in 1..=seeds {
+            let order = arrivals(&self.pods, self.capacity_milli, seed.into(), self.factor);
+            let mut cluster = empty.clone();
+            let mut milli = 0;
+            for (done, pod) in order.iter().map(|at| &self.pods[*at]).enumerate() {
+                if done % REPORTED == 0 {
+                    progress(Progress { seed, seeds, done, of: order.len() });
+                }
+                if place(&mut cluster, policy, done as u64, pod, &models)? {
+                    milli += pod.gpu_milli_total();
+                }
+            }
+            allocated.push(100.0 * as_float(milli) / as_float(self.capacity_milli));
+        }
+        Ok(Outcome {
+            policy,
+            pods: name.to_owned(),
+            seeds,
+            allocated_percent: Spread::of(&allocated),
+            fragmented_percent: 0.0,
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// The nodes, with nothing on them.
+    fn cluster(&self) -> Cluster {
+        let mut cluster = Cluster::new();
+        for (number, node) in (1..).zip(&self.nodes) {
+            let mut capacity = Resources {
+                cpu: MilliCores(node.cpu_milli),
+                memory: Bytes::mib(node.memory_mib),
+                ..Resources::default()
+            };
+            if let (Some(model), 1..) = (&node.model, node.gpus) {
+                capacity.accelerators.0.insert(model.clone(), u64::from(node.gpus) * 1000);
+            }
+            cluster.upsert_host(cluster::host(number, capacity));
+        }
+        cluster
+    }
+}
+
+/// The pods between two reports of progress.
+const REPORTED: usize = 256;
+
+impl Spread {
+    fn of(values: &[f64]) -> Self {
+        let count = as_float(values.len() as u64);
+        Self {
+            mean: values.iter().sum::<f64>() / count,
+            min: values.iter().copied().fold(f64::INFINITY, f64::min),
+            max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        }
+    }
+}
+
+/// Places a pod if it fits anywhere. A pod to which several models will do is asked about with each
+/// of them; a node has but one model, so what the policy likes best of these it likes best of all.
+fn place(
+    cluster: &mut Cluster,
+    policy: Policy,
+    number: u64,
+    pod: &Pod,
+    known: &[Label],
+) -> Result<bool, OpenbError> {
+    let demand = Resources {
+        cpu: MilliCores(pod.cpu_milli),
+        memory: Bytes::mib(pod.memory_mib),
+        ..Resources::default()
+    };
+    let with = |model: &Label| {
+        let mut demand = demand.clone();
+        demand.accelerators.0.insert(model.clone(), pod.gpu_milli_total());
+        cluster::request(number, demand)
+    };
+    let requests: Vec<Request> = match (pod.gpus, pod.models.is_empty()) {
+        (0, _) => vec![cluster::request(number, demand)],
+        (_, true) => known.iter().map(with).collect(),
+        (_, false) => pod.models.iter().map(with).collect(),
+    };
+    let choices = requests
+        .iter()
+        .filter_map(|request| cluster.decide(request, policy).ok().map(|choice| (choice, request)));
+    let best = choices.min_by(|(a, _), (b, _)| compare(policy, a, b));
+    let Some((choice, request)) = best else { return Ok(false) };
+    cluster
+        .occupy_devices(choice.host, request, &choice.devices)
+        .map_err(OpenbError::Place)
+        .map(|_| true)
+}
+
+/// The better choice is the lesser.
+fn compare(policy: Policy, a: &Choice, b: &Choice) -> Ordering {
+    let by_score = match policy {
+        Policy::MostFree | Policy::Cosine | Policy::L2Ratio => b.score.total_cmp(&a.score),
+        _ => a.score.total_cmp(&b.score),
+    };
+    by_score.then(a.host.cmp(&b.host))
 }

@@ -5,16 +5,18 @@
 //! unpack to. Whatever is wrong is a [`ReadError`] that names the file, the line and the column
 //! (each from 1, columns in bytes) and what was expected there.
 
+pub mod azure;
 mod csv;
 mod lines;
 pub mod openb;
 mod source;
-
 #[cfg(test)]
 mod tests;
+pub mod vbp;
 
 use std::{fmt, io};
 
+use plimsoll_placement::packing::InstanceError;
 use thiserror::Error;
 
 pub use lines::Lines;
@@ -106,6 +108,26 @@ pub enum ReadError {
         what: &'static str,
         /// How much is read at most.
         limit: u64,
+    },
+    /// An archive is damaged, cut off or too large.
+    #[error("{file}, file {number} in it: cannot read the archive")]
+    Archive {
+        /// The archive.
+        file: String,
+        /// Which of the files in it was being looked for, from 1.
+        number: u64,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A packing instance that is well written and cannot be packed.
+    #[error("{file}: cannot pack it")]
+    Instance {
+        /// The file.
+        file: String,
+        /// Why.
+        #[source]
+        source: InstanceError,
     },
     /// There is nothing of what was looked for.
     #[error("{file}: there is no {wanted} in it")]

@@ -47,11 +47,6 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// The next line; none at the end of the file.
-    pub(super) fn next_line(&mut self) -> Result<Option<Line<'_>>, ReadError> {
-        if self.fill()? { self.current().map(Some) } else { Ok(None) }
-    }
-
     /// The next line on which there is something.
     pub(super) fn next_filled_line(&mut self) -> Result<Option<Line<'_>>, ReadError> {
         while self.fill()? {
@@ -138,11 +133,6 @@ impl<R: BufRead> Lines<R> {
     /// What errors call the file.
     pub(super) fn file(&self) -> &str {
         &self.file
-    }
-
-    /// The number of the line that was read last.
-    pub(super) const fn number(&self) -> u64 {
-        self.line
     }
 
     fn place(&self, offset: usize) -> Place {

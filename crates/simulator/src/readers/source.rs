@@ -74,3 +74,30 @@ impl BufRead for Source {
 pub(super) fn lines(path: &Path, limits: &Limits) -> Result<Lines<Source>, ReadError> {
     Ok(Lines::new(path.display().to_string(), Source::open(path, limits)?, limits))
 }
+
+/// Reads so many bytes at most, and fails where there are more.
+pub(super) struct Capped<R> {
+    reader: R,
+    limit: u64,
+    left: u64,
+}
+
+impl<R> Capped<R> {
+    pub(super) const fn new(reader: R, limit: u64) -> Self {
+        Self { reader, limit, left: limit }
+    }
+}
+
+impl<R: Read> Read for Capped<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buf)?;
+        self.left = self.left.checked_sub(read as u64).ok_or_else(|| {
+            let limit = self.limit;
+            io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                format!("there are more than {limit} bytes in it when it is unpacked"),
+            )
+        })?;
+        Ok(read)
+    }
+}
