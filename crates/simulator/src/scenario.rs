@@ -25,9 +25,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use plimsoll_model::{
-    Accelerators, Constraint, HostId, Label, Name, Policy, ProjectId, Resources,
-};
+use plimsoll_model::{Accelerators, Constraint, HostId, Label, Name, Policy, ProjectId, Resources};
 use plimsoll_placement::HostState;
 use thiserror::Error;
 
@@ -262,10 +260,7 @@ impl Flavor {
             let (from, to) = element.ends();
             pick(from, to)
         });
-        Resources {
-            accelerators: self.accelerators.clone(),
-            ..Resources::from_scalars(scalars)
-        }
+        Resources { accelerators: self.accelerators.clone(), ..Resources::from_scalars(scalars) }
     }
 
     /// The least that it asks for.

@@ -220,9 +220,8 @@ pub(super) fn check(file: FileEntry, source: &str) -> Checked<Scenario> {
 
 /// The shortest round period that makes no more samples than a screen can show.
 fn usual_sampling(duration: Period) -> Period {
-    const SECONDS: [u64; 15] = [
-        1, 5, 10, 30, 60, 300, 600, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400, 604_800,
-    ];
+    const SECONDS: [u64; 15] =
+        [1, 5, 10, 30, 60, 300, 600, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400, 604_800];
     let fits = |period: &Period| duration.0 / period.0 <= 340;
     SECONDS
         .into_iter()

@@ -119,7 +119,8 @@ struct Clock<'a> {
 impl<'a> Clock<'a> {
     fn new(workload: &'a Workload, rng: ChaCha8Rng) -> Self {
         let now = float(workload.start.0);
-        let mut clock = Self { workload, rng, now, count: 0, pending: BinaryHeap::new(), burst: now };
+        let mut clock =
+            Self { workload, rng, now, count: 0, pending: BinaryHeap::new(), burst: now };
         if let Arrivals::Bursts { rate, .. } = &workload.arrivals {
             clock.burst += clock.gap(rate.per_ms());
         }
@@ -145,9 +146,7 @@ impl<'a> Clock<'a> {
             Arrivals::Diurnal { rate, swing, peak, period } => {
                 self.diurnal(*rate, *swing, (float(peak.0), float(period.0)))?
             }
-            Arrivals::Bursts { rate, size, over } => {
-                self.bursts(rate.per_ms(), size, over.0)?
-            }
+            Arrivals::Bursts { rate, size, over } => self.bursts(rate.per_ms(), size, over.0)?,
             Arrivals::Once(count) if self.count < *count => workload.start.0,
             Arrivals::Once(_) => return None,
         };

@@ -198,12 +198,9 @@ impl<T: Copy> Amount<T> {
     pub fn map<U>(&self, f: impl Fn(T) -> U) -> Amount<U> {
         match self {
             Self::Fixed(value) => Amount::Fixed(f(*value)),
-            Self::Range { from, to, step, spread } => Amount::Range {
-                from: f(*from),
-                to: f(*to),
-                step: step.map(&f),
-                spread: *spread,
-            },
+            Self::Range { from, to, step, spread } => {
+                Amount::Range { from: f(*from), to: f(*to), step: step.map(&f), spread: *spread }
+            }
         }
     }
 }
@@ -280,7 +277,7 @@ where
 
 /// Racks or zones: so many numbered ones, or those of these names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Domains {
+pub(super) enum Domains {
     /// So many.
     Count(u32),
     /// These.
