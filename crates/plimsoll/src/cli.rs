@@ -12,6 +12,7 @@ pub(crate) mod cluster;
 pub(crate) mod image;
 pub(crate) mod lab;
 pub(crate) mod project;
+pub(crate) mod simulate;
 pub(crate) mod values;
 pub(crate) mod vm;
 
@@ -155,6 +156,9 @@ pub(crate) enum Command {
     /// Measure
     #[command(subcommand)]
     Bench(cluster::BenchCommand),
+    /// Try placement policies on recorded workloads, without a cluster
+    #[command(subcommand)]
+    Simulate(simulate::SimulateCommand),
     /// Print the completion script of a shell
     Completion(cluster::CompletionArgs),
     /// Guards one VM (started by the agent)

@@ -24,6 +24,7 @@ mod project;
 mod request;
 mod run;
 mod settings;
+mod simulate;
 mod token;
 mod vm;
 pub(crate) mod wait;
@@ -40,6 +41,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome<u8> {
         Command::Context(command) => context::run(command, &global, output)?,
         Command::Completion(args) => run::completion(&args, output)?,
         Command::Bench(command) => run::bench(command, output).await?,
+        Command::Simulate(command) => simulate::run(command, output)?,
         Command::VmGuard(_) | Command::LabProcess(_) => {
             return Err(Failure::usage("this command is started by other commands only"));
         }

@@ -6,7 +6,12 @@
 //! commas between VMs, `|` between the batches of tenants. The number is the bin of the lifetime:
 //! `U` of one that ended, `C` of one that was still running when the trace was cut.
 
-use std::{collections::BTreeMap, io::BufRead, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::BufRead,
+    path::{Path, PathBuf},
+};
 
 use plimsoll_model::{Bytes, MilliCores};
 
@@ -190,6 +195,35 @@ pub fn intervals_from<R: BufRead>(mut lines: Lines<R>) -> Result<Intervals, Read
         lines.expect_line("seconds and a bin")?;
     }
     Ok(Intervals { bins, step: step.unwrap_or(0) })
+}
+
+/// The requests and the lifetimes, when one of the two is named and the other lies beside it under
+/// the name that the publishers gave it: `v1.txt` and `v1.c2100000.txt`, with or without `.xz`.
+/// None when there is no such file, or more than one.
+#[must_use]
+pub fn pair(path: &Path) -> Option<(PathBuf, PathBuf)> {
+    let name = path.file_name()?.to_str()?;
+    let (stem, cut) = stem_and_cut(name)?;
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut others = fs::read_dir(directory).ok()?.filter_map(|entry| {
+        let name = entry.ok()?.file_name().into_string().ok()?;
+        let other = stem_and_cut(&name)?;
+        (other.0 == stem && other.1 != cut).then(|| path.with_file_name(&name))
+    });
+    let (other, None) = (others.next()?, others.next()) else { return None };
+    Some(if cut { (other, path.to_owned()) } else { (path.to_owned(), other) })
+}
+
+/// The name without its ends, and whether it says where the trace was cut.
+fn stem_and_cut(name: &str) -> Option<(&str, bool)> {
+    let stem = name.strip_suffix(".xz").unwrap_or(name).strip_suffix(".txt")?;
+    let cut = stem.rsplit_once(".c").filter(|(_, second)| {
+        !second.is_empty() && second.bytes().all(|byte| byte.is_ascii_digit())
+    });
+    Some(cut.map_or((stem, false), |(stem, _)| (stem, true)))
 }
 
 /// Requests with their lifetimes, line by line.

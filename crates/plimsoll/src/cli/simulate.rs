@@ -1,0 +1,186 @@
+//! `plimsoll simulate`.
+
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use clap::{Args, Subcommand};
+use plimsoll_model::Policy;
+use plimsoll_simulator::azure::Hosts;
+
+use super::values;
+
+/// Experiments without a cluster.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SimulateCommand {
+    /// A scenario of your own: a cluster and its workloads in a file, several policies side by side
+    #[command(after_help = "\
+The file (TOML) says which hosts there are, which VMs come when and for how long, and which policies
+are tried. All policies get the very same requests. The same file and seed give the same result.
+
+Examples:
+  plimsoll simulate run examples/cluster.toml
+  plimsoll simulate run examples/cluster.toml --html report.html     a page with charts
+  plimsoll simulate run examples/cluster.toml --policy cosine --seed 8 --json")]
+    Run(RunArgs),
+    /// How many bins a policy needs for published vector bin packing instances
+    #[command(after_help = "\
+Each file is an instance in the `.vbp` format: dimensions, capacities, number of items, then a line
+for each item with its sizes and how many there are of it. The JSON is one object a line.
+
+Examples:
+  plimsoll simulate pack class1_20_3_0.vbp --policy ffd-sum
+  plimsoll simulate pack instances.tar.xz --policy best --time-limit 1 --json
+  plimsoll simulate pack instances.tar.xz/panigrahy      a folder inside an archive")]
+    Pack(PackArgs),
+    /// How much of a GPU cluster a policy gets allocated when more is asked for than there is
+    #[command(after_help = "\
+The published experiment on Alibaba's traces (cluster-trace-gpu-v2023): the pods are shuffled and
+random copies are appended until they ask for `--arrivals` times the accelerators of the nodes; they
+are placed one by one, none leaves, and what fits nowhere is dropped.
+
+Examples:
+  plimsoll simulate openb --nodes openb_node_list_gpu_node.csv --pods openb_pod_list_default.csv
+  plimsoll simulate openb --nodes nodes.csv.xz --pods pods.csv.xz --policy least-free --seeds 10 --json")]
+    Openb(OpenbArgs),
+    /// VMs of Azure come and go: how many hosts a policy needs, and how full they are
+    #[command(after_help = "\
+The files are those of trace_generation_rnn. VMs come in the batches of tenants and leave when their
+lifetime ends; one that fits nowhere is rejected. Without a number of hosts the least is found with
+which none is. Placements per second count the time spent in deciding and in noting who came and
+who left, and nothing else.
+
+Examples:
+  plimsoll simulate azure --requests v1.dev.txt.xz --flavors flav_map.txt \\
+    --intervals v1.interval_map.txt.xz --hosts 64c256gx700 --policy all
+  plimsoll simulate azure --requests v1.dev.txt --lifetimes v1.dev.c2100000.txt \\
+    --flavors flav_map.txt --intervals v1.interval_map.txt --hosts 64c256g --policy least-free --json")]
+    Azure(AzureArgs),
+}
+
+/// Simulates a scenario.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The scenario, a TOML file
+    #[arg(value_name = "SCENARIO")]
+    pub(crate) scenario: PathBuf,
+    /// Also write a page with charts to this file; it needs no network and no other file
+    #[arg(long, value_name = "OUT")]
+    pub(crate) html: Option<PathBuf>,
+    /// Policies in place of the scenario's, with commas between them, or `all`
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) policy: Option<Policies>,
+    /// The seed in place of the scenario's
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+}
+
+/// Packs instances.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PackArgs {
+    /// `.vbp` files, directories of them, and `.tar` or `.tar.xz` archives of them
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// The policy, or `best` for the best that is found within the time limit
+    #[arg(long, value_name = "POLICY", default_value = "best", value_parser = packer)]
+    pub(crate) policy: PackPolicy,
+    /// Seconds for each instance, with `--policy best`
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub(crate) time_limit: Duration,
+    /// What the random choices of `--policy best` start from
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// How many instances at once; by default as many as there are cores
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) jobs: Option<u16>,
+}
+
+/// How to pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PackPolicy {
+    Policy(Policy),
+    Best,
+}
+
+/// Allocates accelerators.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct OpenbArgs {
+    /// The list of nodes, a CSV file, plain or compressed with xz
+    #[arg(long, value_name = "FILE")]
+    pub(crate) nodes: PathBuf,
+    /// The list of pods, the same
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pods: PathBuf,
+    /// Policies, with commas between them, or `all`
+    #[arg(long, value_name = "POLICY", default_value = "all")]
+    pub(crate) policy: Policies,
+    /// How many orders of arrival to try
+    #[arg(long, value_name = "N", default_value_t = 10,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) seeds: u32,
+    /// How many times the accelerators of the nodes the pods ask for
+    #[arg(long, value_name = "FACTOR", default_value = "1.3", value_parser = factor)]
+    pub(crate) arrivals: f64,
+}
+
+/// Replays VMs.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct AzureArgs {
+    /// The requests, plain or compressed with xz
+    #[arg(long, value_name = "FILE")]
+    pub(crate) requests: PathBuf,
+    /// The lifetimes; by default the file beside the requests with the instant of the cut in its name
+    #[arg(long, value_name = "FILE")]
+    pub(crate) lifetimes: Option<PathBuf>,
+    /// The flavours: what the letters stand for
+    #[arg(long, value_name = "FILE")]
+    pub(crate) flavors: PathBuf,
+    /// The intervals: what the bins of lifetimes stand for
+    #[arg(long, value_name = "FILE")]
+    pub(crate) intervals: PathBuf,
+    /// The hosts: cores, GiB and how many, as 64c256gx1000; without a number as many as are needed
+    #[arg(long, value_name = "SHAPE[xN]")]
+    pub(crate) hosts: Hosts,
+    /// Policies, with commas between them, or `all`
+    #[arg(long, value_name = "POLICY", default_value = "all")]
+    pub(crate) policy: Policies,
+}
+
+/// One policy or several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Policies(pub(crate) Vec<Policy>);
+
+impl FromStr for Policies {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "all" {
+            return Ok(Self(Policy::ALL.to_vec()));
+        }
+        let policies = text
+            .split(',')
+            .map(|name| name.parse::<Policy>().map_err(|error| format!("{error}, or all")));
+        policies.collect::<Result<_, _>>().map(Self)
+    }
+}
+
+fn packer(text: &str) -> Result<PackPolicy, String> {
+    if text == "best" {
+        return Ok(PackPolicy::Best);
+    }
+    text.parse().map(PackPolicy::Policy).map_err(|error| format!("{error}, or best"))
+}
+
+/// A number of seconds, or a duration with a unit.
+fn seconds(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(86_400);
+    let duration = match text.parse() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds)
+            .map_err(|_| format!("`{text}` is not a number of seconds"))?,
+        Err(_) => values::duration(text)?,
+    };
+    if duration > LONGEST { Err("use at most a day".to_owned()) } else { Ok(duration) }
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    let factor = text.parse().ok().filter(|factor| (0.01..=100.0).contains(factor));
+    factor.ok_or_else(|| format!("`{text}` is not a number from 0.01 to 100"))
+}
