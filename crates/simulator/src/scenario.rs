@@ -77,7 +77,7 @@ pub enum ScenarioError {
         place: Place,
         /// What.
         #[source]
-        problem: Problem,
+        problem: Box<Problem>,
     },
 }
 
@@ -345,7 +345,7 @@ impl Scenario {
         })?;
         check::check(entries, text).map_err(|wrong| ScenarioError::Content {
             place: Place::of(path, text, wrong.span.start),
-            problem: wrong.problem,
+            problem: Box::new(wrong.problem),
         })
     }
 

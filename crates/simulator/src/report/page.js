@@ -3,6 +3,8 @@
   "use strict";
   const SVG = "http://www.w3.org/2000/svg";
   const DASHES = ["", "7 3", "2 3", "10 3 2 3", "5 2 1 2", "12 4", "1 3", "8 2 2 2 2 2", "4 4", "14 3 3 3"];
+  // The eleventh has the colour of the first, with another dash.
+  const dash = (index) => DASHES[(index + Math.floor(index / 10)) % 10];
   const root = document.documentElement;
   const report = JSON.parse(document.getElementById("report").textContent);
   const times = report.at_seconds;
@@ -23,7 +25,7 @@
   };
   const swatch = (index, parent) => {
     const svg = element("svg", { width: 26, height: 10, "aria-hidden": "true", class: "p" + index % 10 }, parent);
-    element("path", { d: "M0 5H26", class: "swatch", "stroke-width": 3, "stroke-dasharray": DASHES[index % 10] }, svg);
+    element("path", { d: "M0 5H26", class: "swatch", "stroke-width": 3, "stroke-dasharray": dash(index) }, svg);
     return svg;
   };
 
@@ -133,6 +135,7 @@
     const top = chart.most || Math.max(Math.ceil(most / rise) * rise, rise);
     const labels = [];
     for (let value = 0; value <= top; value += rise) labels.push(value);
+    if (top - labels[labels.length - 1] > 0.1 * top) labels.push(top);
     const print = (value) => (value >= 10000 ? short : whole).format(value);
     const widest = Math.max(...labels.map((value) => print(value).length));
     const left = 26 + 7 * widest;
@@ -171,7 +174,7 @@
     values.forEach((list, index) => {
       if (!shown[index]) return;
       const d = list.map((value, sample) => `${sample ? "L" : "M"}${x(times[sample]).toFixed(1)} ${y(value).toFixed(1)}`).join("");
-      element("path", { class: "line p" + index % 10, d, "stroke-dasharray": DASHES[index % 10] }, svg);
+      element("path", { class: "line p" + index % 10, d, "stroke-dasharray": dash(index) }, svg);
     });
     const marks = element("g", {}, svg);
     chart.mark = (owner) => {
