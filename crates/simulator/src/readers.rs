@@ -42,7 +42,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             line_bytes: 4 << 20,
-            bytes: 2 << 30,
+            bytes: 1 << 30,
             unpacking_bytes: 128 << 20,
             records: 10_000_000,
             dimensions: 256,

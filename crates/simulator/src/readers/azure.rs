@@ -302,7 +302,8 @@ impl<R: BufRead> Requests<R> {
             };
             if letter.text == "|" || lifetime.text == "|" {
                 if letter.text != lifetime.text {
-                    return Err(lifetime.unexpected("a `|` where the requests' line has one"));
+                    return Err(lifetime
+                        .unexpected("a `|` where the requests' line has one, and only there"));
                 }
                 if batch.is_empty() {
                     return Err(letter.unexpected("a VM between two `|`"));

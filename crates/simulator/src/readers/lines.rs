@@ -10,6 +10,7 @@ pub struct Lines<R> {
     file: String,
     reader: R,
     line: u64,
+    ended: bool,
     buffer: Vec<u8>,
     line_limit: usize,
     limit: u64,
@@ -40,6 +41,7 @@ impl<R: BufRead> Lines<R> {
             file,
             reader,
             line: 0,
+            ended: false,
             buffer: Vec::new(),
             line_limit: limits.line_bytes,
             limit: limits.bytes,
@@ -72,7 +74,8 @@ impl<R: BufRead> Lines<R> {
     /// Reads a line into the buffer; false at the end of the file.
     fn fill(&mut self) -> Result<bool, ReadError> {
         self.buffer.clear();
-        self.line += 1;
+        // The end of the file is on the line after the last one, however often it is asked for.
+        self.line += u64::from(!self.ended);
         let ended = loop {
             let available = match self.reader.fill_buf() {
                 Ok(available) => available,
@@ -111,6 +114,7 @@ impl<R: BufRead> Lines<R> {
             }
         };
         if !ended && self.buffer.is_empty() {
+            self.ended = true;
             return Ok(false);
         }
         if self.buffer.last() == Some(&b'\r') {
