@@ -156,7 +156,7 @@ pub(crate) enum Command {
     /// Measure
     #[command(subcommand)]
     Bench(cluster::BenchCommand),
-    /// Try placement policies on recorded workloads, without a cluster
+    /// Try placement policies on recorded and invented workloads, without a cluster
     #[command(subcommand)]
     Simulate(simulate::SimulateCommand),
     /// Print the completion script of a shell

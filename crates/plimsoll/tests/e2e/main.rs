@@ -18,5 +18,6 @@ mod limits;
 mod network;
 mod observer;
 mod qemu_killed;
+mod simulate;
 mod smoke;
 mod webshop;

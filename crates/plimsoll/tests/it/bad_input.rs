@@ -108,16 +108,118 @@ const CASES: &[Case] = &[
     (&["server", "--config", "bad.toml"], 2, "cannot understand bad.toml"),
     (&["server", "--listen", "everywhere"], 2, "invalid value 'everywhere'"),
     (&["host", "show", "HOST"], 2, "is not a name"),
+    (&["simulate"], 2, "Usage:"),
+    (&["simulate", "pack"], 2, "<FILE>"),
+    (&["simulate", "pack", "none.vbp"], 2, "cannot open none.vbp"),
+    (&["simulate", "pack", "bad.vbp"], 2, "bad.vbp, line 4, column 3: expected an item's size"),
+    (&["simulate", "pack", "bad.vbp", "--policy", "worst"], 2, "or best"),
+    (&["simulate", "pack", "bad.vbp", "--time-limit", "-1"], 2, "error:"),
+    (&["simulate", "pack", "bad.vbp", "--time-limit", "2d"], 2, "at most a day"),
+    (&["simulate", "pack", "bad.vbp", "--jobs", "0"], 2, "0 is not in 1..=1024"),
+    (&["simulate", "openb", "--nodes", "nodes.csv"], 2, "--pods <FILE>"),
+    (
+        &["simulate", "openb", "--nodes", "nodes.csv", "--pods", "nodes.csv"],
+        2,
+        "nodes.csv, line 1, column 1: expected the titles name,cpu_milli",
+    ),
+    (
+        &["simulate", "openb", "--nodes", "bad.vbp", "--pods", "pods.csv"],
+        2,
+        "bad.vbp, line 1, column 1: expected the titles sn,cpu_milli",
+    ),
+    (
+        &["simulate", "openb", "--nodes", "nodes.csv", "--pods", "pods.csv"],
+        2,
+        "none of the pods asks for an accelerator",
+    ),
+    (
+        &["simulate", "openb", "--nodes", "nodes.csv", "--pods", "pods.csv", "--arrivals", "0"],
+        2,
+        "`0` is not a number from 0.01 to 100",
+    ),
+    (
+        &["simulate", "openb", "--nodes", "nodes.csv", "--pods", "pods.csv", "--seeds", "0"],
+        2,
+        "0 is not in 1..=10000",
+    ),
+    (
+        &["simulate", "openb", "--nodes", "nodes.csv", "--pods", "pods.csv", "--policy", "a,b"],
+        2,
+        "`a` is not a placement policy",
+    ),
+    (
+        &["simulate", "azure", "--requests", "r.txt", "--flavors", "map", "--intervals", "map"],
+        2,
+        "--hosts <SHAPE[xN]>",
+    ),
+    (&["simulate", "azure", "--hosts", "64 cores"], 2, "describes no hosts"),
+    (
+        &[
+            "simulate",
+            "azure",
+            "--requests",
+            "r.txt",
+            "--flavors",
+            "map",
+            "--intervals",
+            "map",
+            "--hosts",
+            "1c1g",
+        ],
+        2,
+        "cannot read the requests",
+    ),
+    (
+        &[
+            "simulate",
+            "azure",
+            "--requests",
+            "empty",
+            "--flavors",
+            "map",
+            "--intervals",
+            "map",
+            "--hosts",
+            "1c1g",
+        ],
+        2,
+        "name their file with --lifetimes",
+    ),
+    (
+        &[
+            "simulate",
+            "azure",
+            "--requests",
+            "empty",
+            "--lifetimes",
+            "empty",
+            "--flavors",
+            "nodes.csv",
+            "--intervals",
+            "map",
+            "--hosts",
+            "1c1g",
+        ],
+        2,
+        "nodes.csv, line 1, column",
+    ),
     (&["bench", "manager", "--batch", "0"], 2, "0 is not in 1..=1000"),
     (&["-p", "shop", "vm", "exec", "web", "--timeout", "1h", "--", "ls"], 2, "at most 10m"),
     (&["-p", "shop", "vm", "console", "web", "--json"], 2, "a console has no JSON form"),
 ];
+
+const FILES: &[&str] = &["bad.toml", "syntax.toml", "empty", "bad.vbp", "nodes.csv", "pods.csv"];
 
 /// Files that cases name.
 fn furnish(home: &Path) {
     fs::write(home.join("bad.toml"), "project = \"shop\"\n[[vms]]\nname = \"web\"\n").unwrap();
     fs::write(home.join("syntax.toml"), "project = = 5\n").unwrap();
     fs::write(home.join("empty"), "\n").unwrap();
+    fs::write(home.join("bad.vbp"), "2\n10 10\n1\n5 11 1\n").unwrap();
+    let nodes = "sn,cpu_milli,memory_mib,gpu,model\nn,1000,1024,1,T4\n";
+    fs::write(home.join("nodes.csv"), nodes).unwrap();
+    let pods = "name,cpu_milli,memory_mib,num_gpu,gpu_milli\np,1000,1024,0,0\n";
+    fs::write(home.join("pods.csv"), pods).unwrap();
 }
 
 #[test]
@@ -153,7 +255,7 @@ fn every_mistake_is_named_with_its_cause_and_a_hint() {
     let left: Vec<_> = fs::read_dir(home.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| !["bad.toml", "syntax.toml", "empty"].contains(&name.as_str()))
+        .filter(|name| !FILES.contains(&name.as_str()))
         .collect();
     assert!(left.is_empty(), "refused commands left {left:?}");
 }

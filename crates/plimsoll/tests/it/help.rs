@@ -60,6 +60,10 @@ const COMMANDS: &[&[&str]] = &[
     &["context", "use"],
     &["context", "delete"],
     &["bench", "manager"],
+    &["simulate", "run"],
+    &["simulate", "pack"],
+    &["simulate", "openb"],
+    &["simulate", "azure"],
     &["completion"],
 ];
 
