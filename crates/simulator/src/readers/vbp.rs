@@ -53,7 +53,7 @@ pub fn for_each(
         let mut files = Vec::new();
         collect(path, DEPTH, limits, &mut files)?;
         if files.is_empty() {
-            return Err(nothing(path));
+            return Err(nothing(&path.display().to_string()));
         }
         files.sort();
         for file in files {
@@ -184,18 +184,29 @@ fn archive_of(path: &Path) -> Option<(PathBuf, Option<PathBuf>)> {
     Some((archive.to_owned(), inside.map(Path::to_owned)))
 }
 
-/// The instances of an archive.
 fn members(
     path: &Path,
     inside: Option<&Path>,
     limits: &Limits,
     each: &mut dyn FnMut(Named) -> ControlFlow<()>,
 ) -> Result<(), ReadError> {
-    let file = path.display().to_string();
-    let source = Source::open(path, limits)?;
-    let mut archive = Archive::new(Capped::new(source, limits.bytes));
+    archive(&path.display().to_string(), Source::open(path, limits)?, inside, limits, each)
+}
+
+/// Reads the instances of a `.tar` archive, or of a folder inside it. Errors call it `file`.
+///
+/// # Errors
+/// The first thing that is wrong, or that there is no instance.
+pub fn archive(
+    file: &str,
+    reader: impl Read,
+    inside: Option<&Path>,
+    limits: &Limits,
+    each: &mut dyn FnMut(Named) -> ControlFlow<()>,
+) -> Result<(), ReadError> {
+    let mut archive = Archive::new(Capped::new(reader, limits.bytes));
     let (mut number, mut found) = (0, false);
-    let failed = |number, source| ReadError::Archive { file: file.clone(), number, source };
+    let failed = |number, source| ReadError::Archive { file: file.to_owned(), number, source };
     // Raw: tar's own handling of long names would hold a name of any length.
     let entries = archive.entries().map_err(|source| failed(1, source))?.raw(true);
     let mut long_name = None;
@@ -203,7 +214,7 @@ fn members(
         number += 1;
         let mut entry = entry.map_err(|source| failed(number, source))?;
         if number > limits.records as u64 {
-            let place = Place { file, line: 1, column: 1 };
+            let place = Place { file: file.to_owned(), line: 1, column: 1 };
             let limit = limits.records as u64;
             return Err(ReadError::TooMuch { place, what: "files in the archive", limit });
         }
@@ -233,7 +244,7 @@ fn members(
             return Ok(());
         }
     }
-    if found { Ok(()) } else { Err(nothing(path)) }
+    if found { Ok(()) } else { Err(nothing(file)) }
 }
 
 /// The name that an entry of an archive gives to the one that follows.
@@ -257,6 +268,6 @@ fn name_ahead<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Option<PathBuf>> 
     Ok(None)
 }
 
-fn nothing(path: &Path) -> ReadError {
-    ReadError::Nothing { file: path.display().to_string(), wanted: "`.vbp` file" }
+fn nothing(file: &str) -> ReadError {
+    ReadError::Nothing { file: file.to_owned(), wanted: "`.vbp` file" }
 }
