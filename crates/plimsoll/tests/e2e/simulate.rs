@@ -170,6 +170,38 @@ fn the_charts_of_a_simulation_are_drawn_and_the_console_is_silent() {
         }
         assert_eq!(document.matches("aria-pressed=\"true\"").count(), 5, "the legend");
     }
+    pointing_shows_values(browser, folder.path(), &page);
+}
+
+/// Points at a chart of a copy of the page, and clicks in its legend. The page itself lets no script
+/// but its own run.
+fn pointing_shows_values(browser: &str, folder: &Path, page: &Path) {
+    let text = fs::read_to_string(page).unwrap();
+    let (before, after) = text.split_once("<meta http-equiv=").unwrap();
+    let (_, after) = after.split_once('>').unwrap();
+    let copy = folder.join("copy.html");
+    let point = "<script>\
+        document.querySelectorAll('.legend button')[1].click();\
+        const chart = document.querySelectorAll('svg.chart')[2];\
+        const box = chart.getBoundingClientRect();\
+        chart.dispatchEvent(new PointerEvent('pointermove', \
+          { clientX: box.left + box.width / 2, clientY: box.top + 60 }));</script></body>";
+    fs::write(&copy, format!("{before}{}", after.replace("</body>", point))).unwrap();
+    let Opened { document, console } = open(browser, &copy, &["--window-size=1280,2000"]);
+    assert!(console.is_empty(), "the console is not silent:\n{}", console.join("\n"));
+    let tips: Vec<&str> = document
+        .split("<div class=\"tip\"")
+        .skip(1)
+        .filter(|tip| !tip.split('>').next().is_some_and(|tag| tag.contains("hidden")))
+        .collect();
+    let [tip] = tips.as_slice() else { panic!("{} tips", tips.len()) };
+    let (style, content) = tip.split_once('>').unwrap();
+    assert!(style.contains("left: ") && style.contains("top: "), "it has no place: {style}");
+    let content = content.split("</figure>").next().unwrap();
+    assert_eq!(content.matches("<i>").count(), 4, "the values of those that are shown: {content}");
+    let charts = document.matches("<figure>").count();
+    assert_eq!(attributes(&document, "line p", "d").len(), 4 * charts, "one policy is hidden");
+    assert_eq!(document.matches("class=\"cross\"").count(), charts, "the instant, in all charts");
 }
 
 #[test]

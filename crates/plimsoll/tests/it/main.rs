@@ -5,3 +5,4 @@
 mod bad_input;
 mod help;
 mod program;
+mod simulate;

@@ -126,7 +126,7 @@
 
   const draw = (chart) => {
     const { svg, values } = chart;
-    const width = Math.max(svg.clientWidth, 240);
+    const width = Math.max(svg.getBoundingClientRect().width, 240);
     const height = width < 420 ? 210 : 240;
     const drawn = values.filter((_, index) => shown[index]);
     let most = chart.most || 0;
@@ -194,11 +194,13 @@
         html("span", report.policies[index].policy, line);
         html("i", chart.print(value), line);
       }
-      const inset = svg.offsetLeft + where;
+      // Elements of SVG have no offset of their own.
+      const [outer, inner] = [chart.figure.getBoundingClientRect(), svg.getBoundingClientRect()];
+      const inset = inner.left - outer.left + where;
       const room = chart.figure.clientWidth - chart.tip.offsetWidth - 8;
       const beside = inset + 14 + chart.tip.offsetWidth < chart.figure.clientWidth ? inset + 14 : inset - 14 - chart.tip.offsetWidth;
       chart.tip.style.left = Math.min(Math.max(beside, 8), Math.max(room, 8)) + "px";
-      chart.tip.style.top = svg.offsetTop + above + "px";
+      chart.tip.style.top = inner.top - outer.top + above + "px";
     };
   };
 

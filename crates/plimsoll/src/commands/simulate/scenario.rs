@@ -19,7 +19,12 @@ pub(crate) fn run(args: RunArgs, output: Output) -> Outcome {
     let mut scenario =
         Scenario::read(&args.scenario).or_usage(|| "cannot simulate this".to_owned())?;
     if let Some(policies) = args.policy {
-        scenario.policies = policies.0;
+        scenario.policies = Vec::new();
+        for policy in policies.0 {
+            if !scenario.policies.contains(&policy) {
+                scenario.policies.push(policy);
+            }
+        }
     }
     if let Some(seed) = args.seed {
         scenario.seed = seed;
