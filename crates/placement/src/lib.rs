@@ -21,6 +21,7 @@ mod devices;
 mod explanation;
 mod filter;
 mod group;
+pub mod packing;
 mod request;
 mod row;
 mod score;
