@@ -265,7 +265,8 @@ impl<const W: usize> Search<W> {
             Least { best: Ejection { penalty: u32::MAX, ..Ejection::default() }, ties: 0 };
         for bin in 0..self.bins.len() {
             let items = &self.bins[bin];
-            let first = self.random.below(items.len().saturating_sub(WINDOW) + 1);
+            let spare = items.len().saturating_sub(WINDOW);
+            let first = if spare > 0 { self.random.below(spare + 1) } else { 0 };
             let last = items.len().min(first + WINDOW);
             let ejected = |place: usize, free: &[u64; W], penalty: u32| {
                 let item = items[place] as usize;
