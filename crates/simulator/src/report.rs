@@ -280,7 +280,9 @@ impl Report {
         Some(if least.rejected == most.rejected {
             format!(
                 "All rejected equally many; {names} needed fewest hosts: {} at the peak, {} with {}.",
-                least.peak_hosts, most.peak_hosts, worst.policy
+                thousands(u64::from(least.peak_hosts)),
+                thousands(u64::from(most.peak_hosts)),
+                worst.policy
             )
         } else {
             format!(

@@ -244,3 +244,122 @@ pub(super) fn empty_holds(capacity: &Resources, demand: &Resources) -> bool {
     scalars.into_iter().all(|(at, (need, has))| (at >= 3 && has == 0) || need <= has)
         && demand.accelerators.0.iter().all(|(model, need)| *need <= devices(model))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{ops::ControlFlow, path::Path};
+
+    use plimsoll_model::{Policy, ProjectId, VmId};
+    use plimsoll_placement::{Choice, Cluster, Placed, Request, Verdict};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        engine::{self, Observer, SimTime},
+        scenario::Scenario,
+    };
+
+    /// Compares the books with the cluster whenever time moves on.
+    struct Compare<'a> {
+        gauge: Gauge,
+        scenario: &'a Scenario,
+        elements: &'a [Element],
+        compared: u32,
+    }
+
+    impl Compare<'_> {
+        fn compare(&self, cluster: &Cluster) {
+            for (row, host) in self.gauge.rows.iter().zip(cluster.hosts()) {
+                let free = cluster.free(host.id);
+                for element in self.elements {
+                    assert_eq!(row.free(element), free.get(element), "{element} of {}", host.name);
+                }
+                assert_eq!(row.vms as usize, cluster.vms_on(host.id).count());
+            }
+            for flavor in self.scenario.workloads.iter().flat_map(|workload| &workload.flavors) {
+                let demand = flavor.middle();
+                let (vm, project) = (VmId(Uuid::nil()), ProjectId(Uuid::nil()));
+                let request = Request::new(vm, project, demand.clone());
+                let explanation = cluster.explain(&request, Policy::FirstFit);
+                for (row, host) in self.gauge.rows.iter().zip(&explanation.hosts) {
+                    // Neighbours that want to be alone are not a lack of room.
+                    let room = match &host.verdict {
+                        Verdict::Possible { .. } => true,
+                        Verdict::Refused { reasons } => !reasons.iter().any(|reason| {
+                            use plimsoll_placement::Refusal::{Fragmented, Insufficient};
+                            matches!(reason, Insufficient { .. } | Fragmented { .. })
+                        }),
+                    };
+                    assert_eq!(row.holds(&demand), room, "{demand:?} on {}", host.name);
+                }
+            }
+        }
+    }
+
+    impl Observer for Compare<'_> {
+        fn advanced(&mut self, _: SimTime, cluster: &Cluster) -> ControlFlow<()> {
+            self.compared += 1;
+            if self.compared.is_multiple_of(50) {
+                self.compare(cluster);
+            }
+            ControlFlow::Continue(())
+        }
+
+        fn placed(&mut self, _: SimTime, request: &Request, choice: &Choice) -> ControlFlow<()> {
+            self.gauge.came(choice.host.0 as usize - 1, &request.demand, &choice.devices);
+            ControlFlow::Continue(())
+        }
+
+        fn departed(&mut self, _: SimTime, placed: &Placed) -> ControlFlow<()> {
+            self.gauge.left(placed.host.0 as usize - 1, &placed.request.demand, &placed.devices);
+            ControlFlow::Continue(())
+        }
+    }
+
+    #[test]
+    fn the_books_agree_with_the_cluster() {
+        let text = include_str!("../../../../examples/cluster.toml")
+            .replace("duration = \"14d\"", "duration = \"4d\"");
+        let scenario = Scenario::parse(Path::new("cluster.toml"), &text).unwrap();
+        let model = Element::Accelerator("a100".parse().unwrap());
+        let elements: Vec<_> = Element::SCALARS.into_iter().chain([model]).collect();
+        let mut cluster = Cluster::new();
+        scenario.hosts().for_each(|host| cluster.upsert_host(host));
+        let mut compare = Compare {
+            gauge: Gauge::new(scenario.hosts(), &elements),
+            scenario: &scenario,
+            elements: &elements,
+            compared: 0,
+        };
+        let end = Some(scenario.duration.after_start());
+        let workload = scenario.workload();
+        engine::run(&mut cluster, Policy::Cosine, workload, end, &mut compare).unwrap();
+        compare.compare(&cluster);
+        let in_use = cluster.hosts().filter(|host| cluster.vms_on(host.id).count() > 0).count();
+        assert_eq!(compare.gauge.hosts_in_use as usize, in_use);
+        assert!(compare.compared > 5000, "{}", compare.compared);
+    }
+
+    #[test]
+    fn what_is_free_where_a_vm_has_no_room_is_fragmented() {
+        let text = "name = \"x\"\nduration = \"1d\"\npolicies = [\"first-fit\"]\n\
+                    [[cluster.host]]\nname = \"h\"\ncount = 2\n\
+                    capacity = { cpu = 8, memory = \"32GiB\" }\n\
+                    [[workload]]\nname = \"w\"\narrivals = { once = 1 }\nlifetime = \"forever\"\n\
+                    [[workload.flavor]]\nname = \"f\"\nresources = { cpu = 4, memory = \"24GiB\" }";
+        let scenario = Scenario::parse(Path::new("x"), text).unwrap();
+        let mut gauge = Gauge::new(scenario.hosts(), &[Element::Cpu, Element::Memory]);
+        let demand = scenario.workloads[0].flavors[0].most();
+        assert!(gauge.fragmented_percent(&demand).abs() < 1e-9);
+        gauge.came(0, &demand, &Devices::default());
+        // Of 12 free cores 4 lie on the first host, of 40 GiB 8: the mean of 33.3 and 20 %.
+        assert!((gauge.fragmented_percent(&demand) - 26.667).abs() < 0.01);
+        let committed: Vec<f64> = gauge.committed_percent().collect();
+        assert_eq!(committed, [25.0, 37.5]);
+        gauge.passes(1000);
+        gauge.left(0, &demand, &Devices::default());
+        gauge.passes(3000);
+        assert_eq!(gauge.mean_percent().collect::<Vec<_>>(), [6.25, 9.375]);
+        assert!((gauge.mean_hosts() - 0.25).abs() < 1e-9 && gauge.peak_hosts == 1);
+    }
+}
