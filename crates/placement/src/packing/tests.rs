@@ -79,13 +79,14 @@ proptest! {
 
     #[test]
     fn every_heuristic_gives_a_packing(instance in instances(20, 4)) {
+        let lower_bound = lower_bound(&instance);
         for heuristic in Heuristic::all().into_iter().chain([Heuristic::NextFit]) {
             let mut go = || true;
             let assignment = heuristic.run(&instance, &mut super::Progress::new(&mut go));
             let packing = Packing {
                 bins: super::bins_of(&assignment),
                 assignment,
-                lower_bound: lower_bound(&instance),
+                lower_bound,
                 found_by: FoundBy::Heuristic(heuristic),
                 stopped: false,
             };
