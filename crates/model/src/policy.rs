@@ -22,10 +22,18 @@ pub enum Policy {
     LeastFree,
     /// The highest cosine of the angle between request and availability.
     Cosine,
+    /// The highest sum of request times availability.
+    DotProduct,
     /// The lowest squared distance between request and availability.
     L2Diff,
     /// The highest sum of request over availability: the tightest.
     L2Ratio,
+    /// The steepest fall of what typical requests could not use of the free accelerators, in steps
+    /// of a percent of the logistic function: fragmentation gradient descent.
+    Fgd,
+    /// The least loss of what typical requests could fill of the free accelerators, or of the free
+    /// cores where nobody asks for accelerators.
+    LeastStranding,
     /// A batch is sorted by the product of its shares, largest first, then first-fit.
     FfdProd,
     /// A batch is sorted by the sum of its shares, largest first, then first-fit.
@@ -34,13 +42,16 @@ pub enum Policy {
 
 impl Policy {
     /// Every policy, in the order in which help texts list them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::FirstFit,
         Self::MostFree,
         Self::LeastFree,
         Self::Cosine,
+        Self::DotProduct,
         Self::L2Diff,
         Self::L2Ratio,
+        Self::Fgd,
+        Self::LeastStranding,
         Self::FfdProd,
         Self::FfdSum,
     ];
@@ -53,8 +64,11 @@ impl Policy {
             Self::MostFree => "most-free",
             Self::LeastFree => "least-free",
             Self::Cosine => "cosine",
+            Self::DotProduct => "dot-product",
             Self::L2Diff => "l2-diff",
             Self::L2Ratio => "l2-ratio",
+            Self::Fgd => "fgd",
+            Self::LeastStranding => "least-stranding",
             Self::FfdProd => "ffd-prod",
             Self::FfdSum => "ffd-sum",
         }
@@ -70,8 +84,8 @@ impl fmt::Display for Policy {
 /// A text that names no policy.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "`{text}` is not a placement policy: use first-fit, most-free, least-free, cosine, l2-diff, \
-     l2-ratio, ffd-prod or ffd-sum"
+    "`{text}` is not a placement policy: use first-fit, most-free, least-free, cosine, \
+     dot-product, l2-diff, l2-ratio, fgd, least-stranding, ffd-prod or ffd-sum"
 )]
 pub struct UnknownPolicy {
     text: String,

@@ -1,12 +1,13 @@
 //! The facts: hosts, and which VM is where.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use plimsoll_model::{Element, HostId, Resources, VmId};
 use thiserror::Error;
 
 use crate::{
     devices::Devices,
+    fragmentation::{Expected, Measure, Workload},
     request::{HostState, Request},
     row::Row,
     topology::{Groups, Topology},
@@ -17,7 +18,8 @@ use crate::{
 pub struct Placed {
     /// Its host.
     pub host: HostId,
-    /// What it was placed with.
+    /// What it was placed with; what it was promised of an accelerator of several models is in its
+    /// demand, under the model that it got.
     pub request: Request,
     /// The accelerator devices that it has.
     pub devices: Devices,
@@ -93,6 +95,7 @@ pub struct Cluster {
     placed: BTreeMap<VmId, Placed>,
     topology: Topology,
     groups: Groups,
+    workload: Expected,
 }
 
 impl Cluster {
@@ -182,8 +185,9 @@ impl Cluster {
     /// The host is unknown, or the VM is placed already; nothing has changed then.
     pub fn occupy(&mut self, host: HostId, request: &Request) -> Result<Occupied, OccupyError> {
         let at = self.find_for(host, request.vm)?;
+        let request = self.rows[at].settle(request, None);
         let devices = self.rows[at].choose_devices(&request.demand);
-        Ok(self.put(at, Placed { host, request: request.clone(), devices }))
+        Ok(self.put(at, Placed { host, request, devices }))
     }
 
     /// Like [`Self::occupy`], with the accelerator devices of an earlier choice or from the store.
@@ -199,8 +203,37 @@ impl Cluster {
         devices: &Devices,
     ) -> Result<Occupied, OccupyError> {
         let at = self.find_for(host, request.vm)?;
+        let request = self.rows[at].settle(request, Some(devices));
         let devices = devices.asked_for(&request.demand.accelerators);
-        Ok(self.put(at, Placed { host, request: request.clone(), devices }))
+        Ok(self.put(at, Placed { host, request, devices }))
+    }
+
+    /// States what is usually asked for, by which [`Policy::Fgd`] and [`Policy::LeastStranding`]
+    /// judge hosts. None, as in a new cluster: it is estimated from the VMs that are placed.
+    ///
+    /// [`Policy::Fgd`]: plimsoll_model::Policy::Fgd
+    /// [`Policy::LeastStranding`]: plimsoll_model::Policy::LeastStranding
+    pub fn set_workload(&mut self, workload: Option<Workload>) {
+        self.workload.state(workload);
+    }
+
+    /// What was stated to be usually asked for.
+    #[must_use]
+    pub fn workload(&self) -> Option<&Workload> {
+        self.workload.stated()
+    }
+
+    /// How much of the free accelerators the requests that are expected could not use, in devices:
+    /// the fragments of Weng et al. 2023, summed over the hosts.
+    #[must_use]
+    pub fn fragmented(&self) -> f64 {
+        let measure = self.workload.measure(None, &self.placed);
+        self.rows.iter().map(|row| measure.fragments(row)).sum()
+    }
+
+    /// What hosts are judged by when a VM is decided about.
+    pub(crate) fn measure(&self, vm: VmId) -> Arc<Measure> {
+        self.workload.measure(Some(vm), &self.placed)
     }
 
     /// States that a VM has left its place: the exact inverse of [`Self::occupy`], which

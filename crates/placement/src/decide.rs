@@ -29,20 +29,20 @@ impl<'a> Candidate<'a> {
 
     pub(crate) fn choice(
         &self,
-        request: &Request,
+        asked: &Asked<'_>,
         policy: Policy,
         possible: u32,
         refused: u32,
     ) -> Choice {
         Choice {
-            vm: request.vm,
+            vm: asked.request.vm,
             host: self.row.id,
             policy,
             score: self.standing.score,
             broken: self.standing.broken,
             possible,
             refused,
-            devices: self.row.choose_devices(&request.demand),
+            devices: asked.devices(policy, self.row),
         }
     }
 }
@@ -75,7 +75,7 @@ impl Cluster {
                 best = Some(candidate);
             }
         }
-        best.map(|best| best.choice(request, policy, possible, refused))
+        best.map(|best| best.choice(&asked, policy, possible, refused))
             .ok_or_else(|| self.tally(&asked))
     }
 
@@ -86,7 +86,7 @@ impl Cluster {
         let ranked = self.ranked(&asked, policy);
         let refused = count(self.rows().len() - ranked.len());
         let choice =
-            ranked.first().map(|best| best.choice(request, policy, count(ranked.len()), refused));
+            ranked.first().map(|best| best.choice(&asked, policy, count(ranked.len()), refused));
         let mut ranks: Vec<_> = ranked.iter().enumerate().collect();
         ranks.sort_by_key(|(_, candidate)| candidate.row.id);
         let mut ranks = ranks.into_iter().peekable();

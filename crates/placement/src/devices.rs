@@ -80,6 +80,11 @@ impl DevicePool {
         self.size(device).saturating_sub(self.devices[device])
     }
 
+    /// What is free of each device.
+    pub(crate) fn free_devices(&self) -> impl Iterator<Item = u64> {
+        (0..self.devices.len()).map(|device| self.free_of(device))
+    }
+
     /// What is free in all.
     pub(crate) fn free(&self) -> u64 {
         (0..self.devices.len()).map(|device| self.free_of(device)).sum()

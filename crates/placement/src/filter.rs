@@ -2,14 +2,17 @@
 //! not. The same code answers `decide`, which stops at the first reason and does not put it into
 //! words, and `explain`, which collects all of them.
 
-use std::ops::ControlFlow;
+use std::{borrow::Cow, cell::OnceCell, ops::ControlFlow, sync::Arc};
 
-use plimsoll_model::{Constraint, Element, ExclusiveAgainst, Label, Name, Rule, Scope, Strength};
+use plimsoll_model::{
+    Constraint, Element, ExclusiveAgainst, Label, Name, Policy, Resources, Rule, Scope, Strength,
+};
 
 use crate::{
     cluster::{Cluster, Placed},
-    devices::demanded,
+    devices::{Devices, demanded},
     explanation::Refusal,
+    fragmentation::Measure,
     request::Request,
     row::{Row, SCALARS},
     topology::{Counts, Domain, Domains, Group, Kind, index, required_group_rules},
@@ -18,6 +21,8 @@ use crate::{
 /// A request with everything looked up that is the same for every host.
 pub(crate) struct Asked<'a> {
     pub(crate) request: &'a Request,
+    cluster: &'a Cluster,
+    measure: OnceCell<Arc<Measure>>,
     pub(crate) need: [u64; SCALARS],
     accelerators: Vec<(&'a Label, u64)>,
     required: Vec<Clause<'a>>,
@@ -88,6 +93,8 @@ impl<'a> Asked<'a> {
         let known = own.as_ref().map(|(placed, row)| (*placed, row.domains));
         let mut asked = Self {
             request,
+            cluster,
+            measure: OnceCell::new(),
             need: request.demand.scalars(),
             accelerators: demanded(&request.demand.accelerators).collect(),
             required: Vec::new(),
@@ -142,6 +149,30 @@ impl<'a> Asked<'a> {
                     self.of_placed.push(clause);
                 }
             }
+        }
+    }
+
+    /// What it asks for on a host: the model of accelerator is the host's if several will do.
+    pub(crate) fn demand_on(&self, row: &Row) -> Cow<'a, Resources> {
+        match row.model_for(self.request) {
+            None => Cow::Borrowed(&self.request.demand),
+            model => Cow::Owned(self.request.demand_with(model)),
+        }
+    }
+
+    /// What hosts are judged by where the workload counts.
+    pub(crate) fn measure(&self) -> &Measure {
+        self.measure.get_or_init(|| self.cluster.measure(self.request.vm))
+    }
+
+    /// The devices that it gets on a host.
+    pub(crate) fn devices(&self, policy: Policy, row: &Row) -> Devices {
+        let demand = self.demand_on(row);
+        match policy {
+            Policy::Fgd | Policy::LeastStranding if !demand.accelerators.is_empty() => {
+                self.measure().place(policy, row, &demand).1
+            }
+            _ => row.choose_devices(&demand),
         }
     }
 
@@ -320,7 +351,36 @@ fn capacity(
             }
         })?;
     }
-    ControlFlow::Continue(())
+    any_model(asked, row, refuse)
+}
+
+/// An accelerator of whichever model: of those that will do, the host's numbers are those of the
+/// model that the request would get.
+fn any_model(
+    asked: &Asked<'_>,
+    row: &Row,
+    refuse: &mut impl FnMut(Words<'_>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    let Some(any) = asked.request.accelerator.as_ref().filter(|any| any.thousandths > 0) else {
+        return ControlFlow::Continue(());
+    };
+    let model = row.model_for(asked.request).cloned().unwrap_or_else(|| any.missing());
+    let pool = row.pool(&model);
+    let own = asked.request.demand.accelerators.get(&model);
+    let need = own.saturating_add(any.thousandths);
+    if pool.is_some_and(|pool| pool.fits(need)) {
+        return ControlFlow::Continue(());
+    }
+    let (free, largest, capacity) =
+        pool.map_or((0, 0, 0), |pool| (pool.free(), pool.largest(), pool.capacity));
+    refuse(&|| {
+        let model = model.clone();
+        if need > free {
+            Refusal::Insufficient { element: Element::Accelerator(model), need, free, capacity }
+        } else {
+            Refusal::Fragmented { model, need, free, largest }
+        }
+    })
 }
 
 fn group(

@@ -226,7 +226,7 @@ impl Cluster {
             .iter()
             .filter(|candidate| wanted(candidate.row))
             .take(limit)
-            .map(|candidate| candidate.choice(request, policy, possible, refused))
+            .map(|candidate| candidate.choice(&asked, policy, possible, refused))
             .collect()
     }
 }

@@ -1,10 +1,11 @@
 //! Decides where a VM goes, and says why.
 //!
 //! [`Cluster`] holds what is known: hosts, and which VM is promised what on which of them. It is
-//! told facts ([`Cluster::upsert_host`], [`Cluster::occupy`], [`Cluster::release`]) and asked
-//! questions ([`Cluster::decide`], [`Cluster::explain`], [`Cluster::decide_group`],
-//! [`Cluster::split_total`]); a question never changes an answer. The caller commits a [`Choice`]
-//! to its store and then states it as a fact with [`Cluster::occupy`].
+//! told facts ([`Cluster::upsert_host`], [`Cluster::occupy`], [`Cluster::release`],
+//! [`Cluster::set_workload`]) and asked questions ([`Cluster::decide`], [`Cluster::explain`],
+//! [`Cluster::decide_group`], [`Cluster::split_total`]); a question never changes an answer. The
+//! caller commits a [`Choice`] to its store and then states it as a fact with
+//! [`Cluster::occupy_devices`].
 //!
 //! The crate is pure: no clock, no I/O, no randomness, no logging. The same facts and the same
 //! question give the same bytes on every machine, so that a decision can be replayed, and the
@@ -20,6 +21,7 @@ mod decide;
 mod devices;
 mod explanation;
 mod filter;
+mod fragmentation;
 mod group;
 pub mod packing;
 mod request;
@@ -33,6 +35,7 @@ pub use devices::{DeviceShare, Devices, MAX_DEVICES};
 pub use explanation::{
     Choice, Explanation, HostVerdict, Refusal, RefusalCount, Refusals, RefusedHost, Verdict,
 };
+pub use fragmentation::{MAX_TYPICAL, TypicalRequest, Workload};
 pub use group::GroupRefusal;
-pub use request::{HostState, Request, Unschedulable};
+pub use request::{AnyModel, HostState, Request, Unschedulable};
 pub use split::{MAX_SPLIT, SplitLimits, SplitRefusal};

@@ -59,6 +59,30 @@ impl fmt::Display for Unschedulable {
     }
 }
 
+/// So much of the accelerators of one model, when several models will do.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AnyModel {
+    /// The models that will do; empty when every model will.
+    #[serde(default)]
+    pub models: BTreeSet<Label>,
+    /// Below 1000 a share of one device, from 1000 on whole devices, all of the same model.
+    pub thousandths: u64,
+}
+
+impl AnyModel {
+    /// Whether a model will do.
+    #[must_use]
+    pub fn accepts(&self, model: &Label) -> bool {
+        self.models.is_empty() || self.models.contains(model)
+    }
+
+    /// The model under which it is missed where there is none that would do.
+    pub(crate) fn missing(&self) -> Label {
+        let first = self.models.first().cloned();
+        first.unwrap_or_else(|| "any".parse().expect("three letters are a label"))
+    }
+}
+
 /// A VM that needs a place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
@@ -74,6 +98,10 @@ pub struct Request {
     pub groups: BTreeSet<Name>,
     /// What it is to be promised.
     pub demand: Resources,
+    /// What it is to be promised beside, of the accelerators of one model, whichever its host has;
+    /// of several the first by name that has room.
+    #[serde(default)]
+    pub accelerator: Option<AnyModel>,
     /// What it asks of its place.
     #[serde(default)]
     pub constraints: Vec<Constraint>,
@@ -95,9 +123,20 @@ impl Request {
             application: None,
             groups: BTreeSet::new(),
             demand,
+            accelerator: None,
             constraints: Vec::new(),
             pinned_host: None,
             pool: None,
         }
+    }
+
+    /// What it asks for on a host that gives it this model: all in one vector.
+    pub(crate) fn demand_with(&self, model: Option<&Label>) -> Resources {
+        let mut demand = self.demand.clone();
+        if let (Some(any), Some(model)) = (&self.accelerator, model) {
+            let amount = demand.accelerators.0.entry(model.clone()).or_insert(0);
+            *amount = amount.saturating_add(any.thousandths);
+        }
+        demand
     }
 }

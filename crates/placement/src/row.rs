@@ -134,6 +134,33 @@ impl Row {
         Devices(chosen.collect())
     }
 
+    /// The model that a request for one of several gets here: the first by name that has room, or
+    /// else the first that would do at all.
+    pub(crate) fn model_for(&self, request: &Request) -> Option<&Label> {
+        let any = request.accelerator.as_ref()?;
+        let mut pools = self.detail.pools.iter();
+        let own = |pool: &DevicePool| request.demand.accelerators.get(&pool.model);
+        let acceptable = |pool: &&DevicePool| pool.capacity > 0 && any.accepts(&pool.model);
+        let fits = |pool: &&DevicePool| pool.fits(own(pool).saturating_add(any.thousandths));
+        pools
+            .find(|pool| acceptable(pool) && fits(pool))
+            .or_else(|| self.detail.pools.iter().find(acceptable))
+            .map(|pool| &pool.model)
+    }
+
+    /// The request as it is here, with what it asks for of several models under the model that it
+    /// gets: the one of these devices, if they are of one that will do.
+    pub(crate) fn settle(&self, request: &Request, devices: Option<&Devices>) -> Request {
+        let Some(any) = &request.accelerator else { return request.clone() };
+        let given = devices.into_iter().flat_map(|devices| devices.0.keys());
+        let spare = |model: &&Label| request.demand.accelerators.get(model) == 0;
+        let mut given = given.filter(|model| any.accepts(model));
+        let model = given.clone().find(spare).or_else(|| given.next());
+        let model = model.or_else(|| self.model_for(request)).cloned();
+        let model = model.unwrap_or_else(|| any.missing());
+        Request { demand: request.demand_with(Some(&model)), accelerator: None, ..request.clone() }
+    }
+
     pub(crate) fn pool(&self, model: &Label) -> Option<&DevicePool> {
         let pools = &self.detail.pools;
         pools.binary_search_by(|pool| pool.model.cmp(model)).ok().map(|i| &pools[i])

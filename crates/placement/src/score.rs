@@ -24,9 +24,12 @@ pub(crate) const fn wins(policy: Policy) -> Wins {
         Policy::FirstFit
         | Policy::LeastFree
         | Policy::L2Diff
+        | Policy::LeastStranding
         | Policy::FfdProd
         | Policy::FfdSum => Wins::Lowest,
-        Policy::MostFree | Policy::Cosine | Policy::L2Ratio => Wins::Highest,
+        Policy::MostFree | Policy::Cosine | Policy::DotProduct | Policy::L2Ratio | Policy::Fgd => {
+            Wins::Highest
+        }
     }
 }
 
@@ -65,6 +68,14 @@ pub(crate) fn score(policy: Policy, asked: &Asked<'_>, row: &Row) -> f64 {
             // An angle with nothing is not defined: no host is better than another then.
             if norms > 0.0 { product / norms } else { 0.0 }
         }
+        Policy::DotProduct => {
+            let mut product = 0.0;
+            elements(asked, row, |r, a| product += r * a);
+            product
+        }
+        Policy::Fgd | Policy::LeastStranding => {
+            return asked.measure().place(policy, row, &asked.demand_on(row)).0;
+        }
         Policy::L2Diff => {
             let mut sum = 0.0;
             elements(asked, row, |r, a| sum += (r - a) * (r - a));
@@ -92,13 +103,15 @@ fn elements(asked: &Asked<'_>, row: &Row, mut f: impl FnMut(f64, f64)) {
             f(share(asked.need[i], row.capacity[i]), row.free_share[i]);
         }
     }
+    let demand = asked.demand_on(row);
     for pool in row.detail.pools.iter().filter(|pool| pool.capacity > 0) {
-        let need = asked.request.demand.accelerators.get(&pool.model);
+        let need = demand.accelerators.get(&pool.model);
         f(share(need, pool.capacity), share(pool.free(), pool.capacity));
     }
 }
 
-fn round(score: f64) -> f64 {
+/// To 12 decimal digits.
+pub(crate) fn round(score: f64) -> f64 {
     const DIGITS: f64 = 1e12;
     // Adding zero turns a negative zero into zero, which prints and compares otherwise.
     (score * DIGITS).round() / DIGITS + 0.0

@@ -4,12 +4,14 @@
 //! The pods are shuffled with a seed and random copies of them are appended until they ask for a
 //! given multiple of the cluster's accelerators. They are submitted one by one; none leaves; what
 //! fits nowhere is dropped (Weng et al., *Beware of Fragmentation: Scheduling GPU-Sharing Workloads
-//! with Fragmentation Gradient Descent*, ATC'23).
+//! with Fragmentation Gradient Descent*, ATC'23). As there, the seed also numbers the nodes anew,
+//! which is what decides between equal ones, and the policy knows how often which pod comes, but
+//! not when.
 
-use std::{cmp::Ordering, collections::BTreeSet, time::Instant};
+use std::time::Instant;
 
-use plimsoll_model::{Bytes, Label, MilliCores, Policy, Resources};
-use plimsoll_placement::{Choice, Cluster, OccupyError, Request};
+use plimsoll_model::{Bytes, MilliCores, Policy, Resources};
+use plimsoll_placement::{AnyModel, Cluster, OccupyError, TypicalRequest, Workload};
 use rand::{Rng as _, SeedableRng as _, seq::SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -146,43 +148,52 @@ impl Experiment {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Outcome, OpenbError> {
         let start = Instant::now();
-        let empty = self.cluster();
-        let models: Vec<Label> = self
-            .nodes
-            .iter()
-            .filter_map(|node| node.model.clone())
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect();
-        let mut allocated = Vec::new();
+        let workload = self.workload();
+        let (mut allocated, mut fragmented) = (Vec::new(), Vec::new());
+        let percent = |devices: f64| 100.0 * 1000.0 * devices / as_float(self.capacity_milli);
         for seed in 1..=seeds {
             let order = arrivals(&self.pods, self.capacity_milli, seed.into(), self.factor);
-            let mut cluster = empty.clone();
+            let mut cluster = self.cluster(seed.into());
+            cluster.set_workload(Some(workload.clone()));
             let mut milli = 0;
             for (done, pod) in order.iter().map(|at| &self.pods[*at]).enumerate() {
                 if done % REPORTED == 0 {
                     progress(Progress { seed, seeds, done, of: order.len() });
                 }
-                if place(&mut cluster, policy, done as u64, pod, &models)? {
+                if place(&mut cluster, policy, done as u64, pod)? {
                     milli += pod.gpu_milli_total();
                 }
             }
-            allocated.push(100.0 * as_float(milli) / as_float(self.capacity_milli));
+            allocated.push(percent(as_float(milli) / 1000.0));
+            fragmented.push(percent(cluster.fragmented()));
         }
         Ok(Outcome {
             policy,
             pods: name.to_owned(),
             seeds,
             allocated_percent: Spread::of(&allocated),
-            fragmented_percent: 0.0,
+            fragmented_percent: Spread::of(&fragmented).mean,
             seconds: start.elapsed().as_secs_f64(),
         })
     }
 
-    /// The nodes, with nothing on them.
-    fn cluster(&self) -> Cluster {
+    /// How often which pod comes.
+    fn workload(&self) -> Workload {
+        Workload::new(self.pods.iter().map(|pod| {
+            let (demand, accelerator) = asks_for(pod);
+            TypicalRequest { demand, accelerator, weight: 1 }
+        }))
+    }
+
+    /// The nodes in an order drawn with the seed, with nothing on them.
+    fn cluster(&self, seed: u64) -> Cluster {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        // Another stream than that of the arrivals.
+        random.set_stream(1);
+        let mut order: Vec<&Node> = self.nodes.iter().collect();
+        order.shuffle(&mut random);
         let mut cluster = Cluster::new();
-        for (number, node) in (1..).zip(&self.nodes) {
+        for (number, node) in (1..).zip(order) {
             let mut capacity = Resources {
                 cpu: MilliCores(node.cpu_milli),
                 memory: Bytes::mib(node.memory_mib),
@@ -211,46 +222,31 @@ impl Spread {
     }
 }
 
-/// Places a pod if it fits anywhere. A pod to which several models will do is asked about with each
-/// of them; a node has but one model, so what the policy likes best of these it likes best of all.
-fn place(
-    cluster: &mut Cluster,
-    policy: Policy,
-    number: u64,
-    pod: &Pod,
-    known: &[Label],
-) -> Result<bool, OpenbError> {
+/// What a pod asks for: of whichever model will do, all that it asks of accelerators.
+fn asks_for(pod: &Pod) -> (Resources, Option<AnyModel>) {
     let demand = Resources {
         cpu: MilliCores(pod.cpu_milli),
         memory: Bytes::mib(pod.memory_mib),
         ..Resources::default()
     };
-    let with = |model: &Label| {
-        let mut demand = demand.clone();
-        demand.accelerators.0.insert(model.clone(), pod.gpu_milli_total());
-        cluster::request(number, demand)
-    };
-    let requests: Vec<Request> = match (pod.gpus, pod.models.is_empty()) {
-        (0, _) => vec![cluster::request(number, demand)],
-        (_, true) => known.iter().map(with).collect(),
-        (_, false) => pod.models.iter().map(with).collect(),
-    };
-    let choices = requests
-        .iter()
-        .filter_map(|request| cluster.decide(request, policy).ok().map(|choice| (choice, request)));
-    let best = choices.min_by(|(a, _), (b, _)| compare(policy, a, b));
-    let Some((choice, request)) = best else { return Ok(false) };
-    cluster
-        .occupy_devices(choice.host, request, &choice.devices)
-        .map_err(OpenbError::Place)
-        .map(|_| true)
+    let thousandths = pod.gpu_milli_total();
+    let models = pod.models.iter().cloned().collect();
+    (demand, (thousandths > 0).then_some(AnyModel { models, thousandths }))
 }
 
-/// The better choice is the lesser.
-fn compare(policy: Policy, a: &Choice, b: &Choice) -> Ordering {
-    let by_score = match policy {
-        Policy::MostFree | Policy::Cosine | Policy::L2Ratio => b.score.total_cmp(&a.score),
-        _ => a.score.total_cmp(&b.score),
-    };
-    by_score.then(a.host.cmp(&b.host))
+/// Places a pod if it fits anywhere.
+fn place(
+    cluster: &mut Cluster,
+    policy: Policy,
+    number: u64,
+    pod: &Pod,
+) -> Result<bool, OpenbError> {
+    let (demand, accelerator) = asks_for(pod);
+    let mut request = cluster::request(number, demand);
+    request.accelerator = accelerator;
+    let Ok(choice) = cluster.decide(&request, policy) else { return Ok(false) };
+    cluster
+        .occupy_devices(choice.host, &request, &choice.devices)
+        .map_err(OpenbError::Place)
+        .map(|_| true)
 }

@@ -5,5 +5,6 @@
 mod edges;
 mod golden;
 mod naive;
+mod outlook;
 mod properties;
 mod scenario;

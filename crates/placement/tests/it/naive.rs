@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 use plimsoll_model::{
     Constraint, Element, ExclusiveAgainst, HostId, Label, Policy, Rule, Scope, Strength,
 };
-use plimsoll_placement::{Devices, HostState, Request};
+use plimsoll_placement::{AnyModel, Devices, HostState, Request, TypicalRequest};
 
 /// Hosts, and the VMs placed on them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct World {
     pub(crate) hosts: BTreeMap<HostId, HostState>,
     pub(crate) placed: Vec<(HostId, Request, Devices)>,
+    /// What was stated to be usually asked for.
+    pub(crate) workload: Option<Vec<TypicalRequest>>,
 }
 
 /// Why a host will not do, as far as the naive model tells reasons apart.
@@ -74,19 +76,41 @@ impl World {
         free
     }
 
+    /// The model that a request for one of several gets.
+    fn model(&self, host: &HostState, request: &Request) -> Option<Label> {
+        let any = request.accelerator.as_ref()?;
+        host.capacity
+            .accelerators
+            .0
+            .keys()
+            .find(|model| {
+                accepts(any, model) && {
+                    let free = self.free_devices(host, model, request);
+                    has_devices(free, request.demand.accelerators.get(model) + any.thousandths)
+                }
+            })
+            .cloned()
+    }
+
+    /// The request with all that it gets on a host in its demand.
+    pub(crate) fn settled(&self, host: &HostState, request: &Request) -> Request {
+        let mut settled = request.clone();
+        if let (Some(any), Some(model)) = (&request.accelerator, self.model(host, request)) {
+            *settled.demand.accelerators.0.entry(model).or_insert(0) += any.thousandths;
+            settled.accelerator = None;
+        }
+        settled
+    }
+
     fn room(&self, host: &HostState, request: &Request) -> bool {
+        let any = request.accelerator.is_some();
+        (!any || self.model(host, request).is_some()) && self.room_for_demand(host, request)
+    }
+
+    fn room_for_demand(&self, host: &HostState, request: &Request) -> bool {
         request.demand.elements().all(|(element, need)| {
             if let Element::Accelerator(model) = &element {
-                let mut free = self.free_devices(host, model, request);
-                free.sort_unstable();
-                let mut whole = need / 1000;
-                while whole > 0 {
-                    if free.pop() != Some(1000) {
-                        return false;
-                    }
-                    whole -= 1;
-                }
-                return need % 1000 == 0 || free.iter().any(|free| *free >= need % 1000);
+                return has_devices(self.free_devices(host, model, request), need);
             }
             let accounted =
                 !matches!(element, Element::DiskBandwidth | Element::DiskIops | Element::Network)
@@ -161,6 +185,7 @@ impl World {
 
     /// The mission's formula, negated where the highest wins.
     pub(crate) fn cost(&self, policy: Policy, host: &HostState, request: &Request) -> f64 {
+        let request = &self.settled(host, request);
         let vectors = self.vectors(host, request);
         let mean = if vectors.is_empty() {
             0.0
@@ -177,6 +202,8 @@ impl World {
                 let a: f64 = vectors.iter().map(|(_, a)| a.powi(2)).sum::<f64>().sqrt();
                 if r * a == 0.0 { 0.0 } else { -product / (r * a) }
             }
+            Policy::DotProduct => -vectors.iter().map(|(r, a)| r * a).sum::<f64>(),
+            Policy::Fgd | Policy::LeastStranding => self.outlook(policy, host, request),
             Policy::L2Diff => vectors.iter().map(|(r, a)| (r - a).powi(2)).sum(),
             Policy::L2Ratio => {
                 -vectors.iter().filter(|(r, _)| *r > 0.0).map(|(r, a)| r / a).sum::<f64>()
@@ -240,6 +267,21 @@ impl World {
             }
         }
     }
+}
+
+fn accepts(any: &AnyModel, model: &Label) -> bool {
+    any.models.is_empty() || any.models.contains(model)
+}
+
+/// Whether whole devices are untouched, and one more has room for the rest.
+fn has_devices(mut free: Vec<u64>, need: u64) -> bool {
+    free.sort_unstable();
+    for _ in 0..need / 1000 {
+        if free.pop() != Some(1000) {
+            return false;
+        }
+    }
+    need.is_multiple_of(1000) || free.iter().any(|free| *free >= need % 1000)
 }
 
 fn required(request: &Request) -> impl Iterator<Item = &Constraint> {

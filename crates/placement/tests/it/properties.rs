@@ -2,9 +2,9 @@
 
 use std::{cell::Cell, collections::BTreeSet};
 
-use plimsoll_model::{HostId, Policy, Resources};
+use plimsoll_model::{Element, HostId, Label, Policy, Resources};
 use plimsoll_placement::{
-    Choice, Cluster, Devices, Explanation, Refusal, Request, SplitLimits, Verdict,
+    Choice, Cluster, Devices, Explanation, Refusal, Request, SplitLimits, Verdict, Workload,
 };
 use proptest::{
     collection::vec,
@@ -94,6 +94,11 @@ fn history(bytes: &[u8], placed: &Seen) {
     for host in tape.hosts(true) {
         world.hosts.insert(host.id, host);
     }
+    if tape.once_in(2) {
+        let workload = tape.workload(true);
+        cluster.set_workload(Some(Workload::new(workload.clone())));
+        world.workload = Some(workload);
+    }
     // The order in which hosts join must not matter.
     for host in world.hosts.values().rev() {
         cluster.upsert_host(host.clone());
@@ -178,7 +183,10 @@ fn check_explanation(world: &World, request: &Request, policy: Policy, explanati
                 assert_eq!(kinds, expected, "{reasons:?}");
                 for reason in reasons {
                     if let Refusal::Insufficient { element, need, free, capacity } = reason {
-                        assert_eq!(*need, request.demand.get(element));
+                        let any = request.accelerator.as_ref().map_or(0, |any| any.thousandths);
+                        let own = request.demand.get(element);
+                        let accelerator = matches!(element, Element::Accelerator(_));
+                        assert!(*need == own || accelerator && *need == own + any);
                         assert_eq!(*free, world.free(host, element, request));
                         assert_eq!(*capacity, host.capacity.get(element));
                     }
@@ -216,7 +224,7 @@ const fn kind(refusal: &Refusal) -> Reason {
 /// States a choice as a fact; on the way, occupying and releasing are exact inverses.
 fn place(cluster: &mut Cluster, world: &mut World, request: &Request, choice: &Choice) {
     let before = cluster.clone();
-    let occupied = cluster.occupy(choice.host, request).unwrap();
+    let occupied = cluster.occupy_devices(choice.host, request, &choice.devices).unwrap();
     assert_eq!(occupied.devices, choice.devices);
     assert!(occupied.over.is_empty(), "{:?}", occupied.over);
     let after = cluster.clone();
@@ -225,15 +233,34 @@ fn place(cluster: &mut Cluster, world: &mut World, request: &Request, choice: &C
     let again = cluster.occupy_devices(placed.host, &placed.request, &placed.devices).unwrap();
     assert!(again.over.is_empty());
     assert_eq!(*cluster, after);
-    check_best_fit(world, request, choice);
-    world.placed.push((choice.host, request.clone(), choice.devices.clone()));
+    check_devices(cluster, world, request, choice);
+    let settled = world.settled(&world.hosts[&choice.host], request);
+    world.placed.push((choice.host, settled, choice.devices.clone()));
 }
 
-/// A share goes to the fullest device that has room for it.
-fn check_best_fit(world: &World, request: &Request, choice: &Choice) {
-    for (model, need) in &request.demand.accelerators.0 {
+/// A share goes to the fullest device that has room for it, or where the policy likes it best.
+fn check_devices(cluster: &Cluster, world: &World, request: &Request, choice: &Choice) {
+    let host = &world.hosts[&choice.host];
+    let settled = world.settled(host, request);
+    assert_eq!(cluster.placed(request.vm).map(|placed| &placed.request), Some(&settled));
+    if matches!(choice.policy, Policy::Fgd | Policy::LeastStranding) {
+        let ways = world.ways(choice.policy, host, &settled);
+        let least = ways.iter().map(|(_, cost)| *cost).fold(f64::MAX, f64::min);
+        let taken = |model: &Label, device: &usize| {
+            let share = settled.demand.accelerators.get(model) % 1000;
+            choice.devices.0[model]
+                .iter()
+                .any(|taken| taken.device as usize == *device && taken.thousandths == share)
+        };
+        let chosen = ways.iter().find(|(way, cost)| {
+            *cost < least + 1e-9 && way.iter().all(|(model, device)| taken(model, device))
+        });
+        assert!(chosen.is_some(), "{choice:?} is not among {ways:?}");
+        return;
+    }
+    for (model, need) in &settled.demand.accelerators.0 {
         if *need < 1000 {
-            let free = world.free_devices(&world.hosts[&choice.host], model, request);
+            let free = world.free_devices(host, model, request);
             let best = free.iter().copied().filter(|free| free >= need).min();
             assert_eq!(Some(free[choice.devices.0[model][0].device as usize]), best);
         }
@@ -255,7 +282,8 @@ fn state(cluster: &mut Cluster, world: &mut World, request: &Request, host: Host
     } else {
         assert!(!occupied.over.is_empty());
     }
-    world.placed.push((host, request.clone(), occupied.devices));
+    let settled = cluster.placed(request.vm).unwrap().request.clone();
+    world.placed.push((host, settled, occupied.devices));
 }
 
 fn release(tape: &mut Tape<'_>, cluster: &mut Cluster, world: &mut World) {
@@ -313,6 +341,7 @@ fn same_bytes(cluster: &Cluster, world: &World, request: &Request, policy: Polic
     for host in world.hosts.values() {
         other.upsert_host(host.clone());
     }
+    other.set_workload(world.workload.clone().map(Workload::new));
     for (host, request, devices) in world.placed.iter().rev() {
         let _ = other.occupy_devices(*host, request, devices).unwrap();
     }

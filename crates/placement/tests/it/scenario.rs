@@ -7,7 +7,7 @@ use plimsoll_model::{
     BitsPerSecond, Bytes, BytesPerSecond, Constraint, ExclusiveAgainst, HostId, IoPerSecond, Label,
     MilliCores, Name, Policy, ProjectId, Resources, Rule, Scope, Strength, VmId,
 };
-use plimsoll_placement::{HostState, Request, Unschedulable};
+use plimsoll_placement::{AnyModel, HostState, Request, TypicalRequest, Unschedulable, Workload};
 use uuid::Uuid;
 
 pub(crate) struct Tape<'a>(pub(crate) std::slice::Iter<'a, u8>);
@@ -65,6 +65,10 @@ impl<'a> Tape<'a> {
             let amount = [1000, 2000, 2500, 3000][self.below(4)];
             capacity.accelerators.0.insert(label("t4"), amount);
         }
+        if accelerators && self.once_in(4) {
+            let amount = [1000, 2000][self.below(2)];
+            capacity.accelerators.0.insert(label("a10"), amount);
+        }
         HostState {
             id,
             name: format!("node-{}", id.0).parse().unwrap(),
@@ -107,8 +111,10 @@ impl<'a> Tape<'a> {
             let amount = [250, 400, 500, 700, 1000, 2000, 1500][self.below(7)];
             demand.accelerators.0.insert(label("t4"), amount);
         }
+        let accelerator = (accelerators && self.once_in(6)).then(|| self.any_model());
         let project = ProjectId(Uuid::from_u128(self.below(2) as u128));
         let mut request = Request::new(vm, project, demand);
+        request.accelerator = accelerator;
         request.application = [None, Some("shop"), Some("mail")][self.below(3)].map(name);
         for group in ["g", "h"] {
             if self.once_in(2) {
@@ -125,6 +131,24 @@ impl<'a> Tape<'a> {
             request.pool = Some(name("ceph"));
         }
         request
+    }
+
+    fn any_model(&mut self) -> AnyModel {
+        let models: &[&str] =
+            [&[][..], &["t4"], &["a10"], &["a10", "t4"], &["h100"]][self.below(5)];
+        let models = models.iter().copied().map(label).collect();
+        AnyModel { models, thousandths: [250, 400, 500, 1000, 2000][self.below(5)] }
+    }
+
+    /// What is said to be usually asked for.
+    pub(crate) fn workload(&mut self, accelerators: bool) -> Vec<TypicalRequest> {
+        let count = self.below(6);
+        let typical = (0..count).map(|number| {
+            let request = self.request(vm(number), accelerators);
+            let Request { demand, accelerator, .. } = request;
+            TypicalRequest { demand, accelerator, weight: self.amount(40) }
+        });
+        Workload::new(typical.collect::<Vec<_>>()).requests().to_vec()
     }
 
     fn constraint(&mut self) -> Constraint {
