@@ -5,11 +5,13 @@
 //! The cluster is empty when the trace begins. VMs of a batch are placed one by one, in the trace's
 //! order (the `ffd` policies sort each batch); one that fits nowhere is dropped. The run ends one
 //! interval after the trace's last line; VMs that ran on when the trace was cut never leave.
+//! Policies that judge by what is usually asked for are told how often the trace asks for which
+//! flavour.
 
-use std::{fmt, ops::ControlFlow, str::FromStr};
+use std::{collections::BTreeMap, fmt, ops::ControlFlow, str::FromStr};
 
 use plimsoll_model::{Bytes, HostId, MilliCores, Policy, Resources};
-use plimsoll_placement::{Choice, Cluster, Placed, Request};
+use plimsoll_placement::{Choice, Cluster, Placed, Request, TypicalRequest, Workload};
 use serde::Serialize;
 use thiserror::Error;
 
@@ -156,6 +158,8 @@ pub struct Trace {
     vms: u64,
     /// The most cores and the most memory that running VMs have at the same time.
     peak: [u128; 2],
+    /// What is asked for, and how often.
+    workload: Workload,
 }
 
 /// The trace's interval: when it ends after its last line.
@@ -171,7 +175,7 @@ impl Trace {
     ) -> Result<Self, AzureError> {
         let moments: Vec<_> =
             moments.into_iter().collect::<Result<_, _>>().map_err(AzureError::Read)?;
-        let mut trace = Self { moments, vms: 0, peak: [0; 2] };
+        let mut trace = Self { moments, vms: 0, peak: [0; 2], workload: Workload::default() };
         let mut leaving = EventQueue::new();
         let mut running = [0_u128; 2];
         for moment in &trace.moments {
@@ -191,6 +195,7 @@ impl Trace {
             }
             trace.peak = [trace.peak[0].max(running[0]), trace.peak[1].max(running[1])];
         }
+        trace.workload = trace.usual();
         if trace.vms == 0 { Err(AzureError::Empty) } else { Ok(trace) }
     }
 
@@ -198,6 +203,20 @@ impl Trace {
     #[must_use]
     pub const fn vms(&self) -> u64 {
         self.vms
+    }
+
+    /// What is asked for, and how often.
+    fn usual(&self) -> Workload {
+        let mut flavors = BTreeMap::new();
+        for asked in self.moments.iter().flat_map(|moment| moment.batches.iter().flatten()) {
+            let Flavor { cpu, memory } = asked.flavor;
+            *flavors.entry((cpu, memory)).or_insert(0) += 1;
+        }
+        Workload::new(flavors.into_iter().map(|((cpu, memory), weight)| TypicalRequest {
+            demand: Resources { cpu, memory, ..Resources::default() },
+            accelerator: None,
+            weight,
+        }))
     }
 
     /// The VMs of a flavour that fits into no host.
@@ -291,6 +310,7 @@ impl Trace {
         for number in 1..=count {
             cluster.upsert_host(cluster::host(number, capacity.clone()));
         }
+        cluster.set_workload(Some(self.workload.clone()));
         let mut watch = Watch {
             on_host: vec![0; count as usize + 1],
             in_use: 0,
