@@ -166,6 +166,10 @@ impl Packing {
 
 /// Packs all items. `keep_going` is asked every few thousand steps whether to go on; a method that
 /// is through asks no more. A method that is stopped still packs all items.
+///
+/// [`Method::Best`] is through when it meets its lower bound, which it may never do: then it goes
+/// on until `keep_going` says no. A policy always comes to an end, though for the largest instances
+/// after items times bins steps.
 pub fn pack(instance: &Instance, method: Method, keep_going: &mut dyn FnMut() -> bool) -> Packing {
     let mut progress = Progress::new(keep_going);
     match method {
