@@ -170,7 +170,7 @@ impl<'a> Asked<'a> {
         let demand = self.demand_on(row);
         match policy {
             Policy::Fgd | Policy::LeastStranding if !demand.accelerators.is_empty() => {
-                self.measure().place(policy, row, &demand).1
+                self.measure().devices(policy, row, &demand)
             }
             _ => row.choose_devices(&demand),
         }

@@ -198,16 +198,34 @@ impl Measure {
         &self.workload
     }
 
-    /// The score of a host that can hold a demand, not yet rounded to 12 digits, and the devices
-    /// that the demand gets there.
-    pub(crate) fn place(&self, policy: Policy, row: &Row, demand: &Resources) -> (f64, Devices) {
+    /// The score of a host that can hold a demand.
+    pub(crate) fn score(&self, policy: Policy, row: &Row, demand: &Resources) -> f64 {
+        let (cost, ..) = self.place(policy, row, demand);
+        // The levels of FGD are better the higher they are.
+        if policy == Policy::LeastStranding { cost } else { -cost }
+    }
+
+    /// The devices that a demand gets on a host that can hold it.
+    pub(crate) fn devices(&self, policy: Policy, row: &Row, demand: &Resources) -> Devices {
+        let (_, state, chosen) = self.place(policy, row, demand);
+        devices(row, demand, &state, &chosen)
+    }
+
+    /// The best way to place a demand: its cost, of which less is better, the state after it, and
+    /// of each share the pool, the device and the amount.
+    fn place<'a>(
+        &self,
+        policy: Policy,
+        row: &'a Row,
+        demand: &Resources,
+    ) -> (f64, State<'a>, Vec<(usize, usize, u64)>) {
         let by_room = policy == Policy::LeastStranding;
         let known = &self.known[usize::from(by_room)];
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut value = |state: &State<'_>| self.value(by_room, state, &mut known);
-        let mut state = State::new(row);
+        let mut state = self.state(by_room, row);
         let before = value(&state);
-        let score = |after: f64| if by_room { before - after } else { -level(before - after) };
+        let cost = |after: f64| if by_room { before - after } else { -level(before - after) };
         let shares = state.take(demand);
         let mut best = None;
         let mut chosen = Vec::new();
@@ -215,33 +233,37 @@ impl Measure {
             let mut least: Option<(f64, usize)> = None;
             for device in state.options(pool, share) {
                 state.devices[device] -= share;
-                let score = round(score(value(&state)));
+                let cost = round(cost(value(&state)));
                 state.devices[device] += share;
                 // Devices come by number: of equals the first stays.
-                if least.is_none_or(|(least, _)| score < least) {
-                    least = Some((score, device));
+                if least.is_none_or(|(least, _)| cost < least) {
+                    least = Some((cost, device));
                 }
             }
-            if let Some((score, device)) = least {
+            if let Some((cost, device)) = least {
                 state.devices[device] -= share;
                 chosen.push((pool, device, share));
-                best = Some(score);
+                best = Some(cost);
             }
         }
-        let score = best.unwrap_or_else(|| round(score(value(&state))));
-        // The levels of FGD are better the higher they are.
-        (if by_room { score } else { -score }, devices(row, demand, &state, &chosen))
+        let cost = best.unwrap_or_else(|| round(cost(value(&state))));
+        (cost, state, chosen)
     }
 
     /// How much of a host's free accelerators typical requests could not use, in devices.
     pub(crate) fn fragments(&self, row: &Row) -> f64 {
         let mut known = self.known[0].lock().unwrap_or_else(PoisonError::into_inner);
-        self.value(false, &State::new(row), &mut known)
+        self.value(false, &self.state(false, row), &mut known)
+    }
+
+    fn state<'a>(&self, by_room: bool, row: &'a Row) -> State<'a> {
+        let tables = if by_room { &self.room } else { &self.fragment };
+        State::new(row, |model| tables.of(model).number)
     }
 
     fn value(&self, by_room: bool, state: &State<'_>, known: &mut Known) -> f64 {
         let tables = if by_room { &self.room } else { &self.fragment };
-        state.key(|model| tables.of(model).number, &mut known.key);
+        state.key(&mut known.key);
         if let Some(value) = known.values.get(known.key.as_slice()) {
             return *value;
         }
@@ -363,7 +385,7 @@ fn devices(
     chosen: &[(usize, usize, u64)],
 ) -> Devices {
     let number = |device: usize| u32::try_from(device).expect("there are at most MAX_DEVICES");
-    let before = State::new(row);
+    let before = State::new(row, |_| 0);
     let mut devices: BTreeMap<Label, Vec<DeviceShare>> = BTreeMap::new();
     for (model, need) in demanded(&demand.accelerators) {
         let Some(at) = before.pools.iter().position(|pool| pool.model == model) else { continue };

@@ -21,12 +21,15 @@ pub(super) struct State<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pool<'a> {
     pub(super) model: &'a Label,
+    /// The number under which the workload knows the model.
+    number: u64,
     start: usize,
     end: usize,
 }
 
 impl<'a> State<'a> {
-    pub(super) fn new(row: &'a Row) -> Self {
+    /// What is free of a host; `number` tells apart the models that the workload tells apart.
+    pub(super) fn new(row: &'a Row, number: impl Fn(&Label) -> u64) -> Self {
         let mut free = row.free;
         for (i, free) in free.iter_mut().enumerate() {
             if !row.accounts(i) {
@@ -37,7 +40,8 @@ impl<'a> State<'a> {
         for pool in row.detail.pools.iter().filter(|pool| pool.capacity > 0) {
             let start = state.devices.len();
             state.devices.extend(pool.free_devices());
-            state.pools.push(Pool { model: &pool.model, start, end: state.devices.len() });
+            let (model, end) = (&pool.model, state.devices.len());
+            state.pools.push(Pool { model, number: number(model), start, end });
         }
         state
     }
@@ -91,13 +95,13 @@ impl<'a> State<'a> {
     }
 
     /// Writes down all on which a value of the state depends: two states of the same key have the
-    /// same value. `known` numbers the models that the workload tells apart.
-    pub(super) fn key(&self, known: impl Fn(&Label) -> u64, key: &mut Vec<u64>) {
+    /// same value.
+    pub(super) fn key(&self, key: &mut Vec<u64>) {
         key.clear();
         key.extend(self.free);
         for pool in &self.pools {
             let devices = self.devices_of(pool);
-            key.push(known(pool.model) << 32 | devices.len() as u64);
+            key.push(pool.number << 32 | devices.len() as u64);
             let start = key.len();
             key.extend(devices);
             key[start..].sort_unstable();
