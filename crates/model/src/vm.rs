@@ -250,7 +250,7 @@ pub struct Placement {
     pub host: HostId,
     /// The policy that chose it.
     pub policy: Policy,
-    /// The reason in a few words, such as `most-free 0.812, best of 3`.
+    /// The reason in a few words, such as `most-free 0.812`.
     pub reason: String,
     /// Since when.
     pub since: Timestamp,

@@ -1,16 +1,20 @@
 //! The facts: hosts, and which VM is where.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use plimsoll_model::{Element, HostId, Resources, VmId};
+use plimsoll_model::{Element, HostId, ProjectId, Resources, VmId};
 use thiserror::Error;
 
 use crate::{
     devices::Devices,
     fragmentation::{Expected, Measure, Workload},
+    index::Index,
     request::{HostState, Request},
-    row::Row,
-    topology::{Groups, Topology},
+    row::{Row, SCALARS, is_keeper},
+    topology::{Domains, Groups, Topology},
 };
 
 /// A placed VM.
@@ -88,14 +92,50 @@ pub enum RemoveHostError {
 }
 
 /// The hosts, and which VM is promised what on which of them.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Cluster {
-    /// By id, so that the first of equals has the lowest.
+    /// By slot, which a host keeps as long as it is there.
     rows: Vec<Row>,
+    /// The slots of hosts that are gone.
+    vacant: Vec<u32>,
+    slots: BTreeMap<HostId, u32>,
+    /// The capacities of hosts, one for all that are alike.
+    shapes: BTreeSet<Arc<[u64; SCALARS]>>,
+    /// Of each element, the sum over the hosts that have any of it, and how many they are.
+    capacity: BTreeMap<Element, (u128, u32)>,
     placed: BTreeMap<VmId, Placed>,
     topology: Topology,
     groups: Groups,
+    /// How many placed VMs of a project require to be alone in some way.
+    keepers: BTreeMap<ProjectId, u32>,
     workload: Expected,
+    index: Index,
+}
+
+/// Two clusters are equal when the same facts are known of them; how they are searched is none.
+impl PartialEq for Cluster {
+    fn eq(&self, other: &Self) -> bool {
+        let rows = |cluster: &Self| cluster.slots.values().map(|slot| *slot as usize).collect();
+        let (mine, others): (Vec<_>, Vec<_>) = (rows(self), rows(other));
+        mine.len() == others.len()
+            && mine
+                .iter()
+                .zip(&others)
+                .all(|(mine, theirs)| self.rows[*mine] == other.rows[*theirs])
+            && self.placed == other.placed
+            && self.topology == other.topology
+            && self.groups == other.groups
+            && self.workload == other.workload
+    }
+}
+
+/// What a cluster takes in memory, in bytes; VMs are not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// What decisions read and search: the numbers of the hosts, and the index over them.
+    pub search: usize,
+    /// What is kept of each host beside: names, labels, exact sums.
+    pub inventory: usize,
 }
 
 impl Cluster {
@@ -108,26 +148,71 @@ impl Cluster {
     /// States what a host is: a new one, or what changed about a known one. Its VMs stay placed,
     /// even where they no longer fit.
     pub fn upsert_host(&mut self, state: HostState) {
-        match self.find(state.id) {
-            Err(at) => {
-                let domains = self.topology.domains(&state, None);
-                self.rows.insert(at, Row::new(state, domains));
-            }
-            Ok(at) => {
-                let row = &self.rows[at];
-                let domains = self.topology.domains(&state, Some(&row.domains));
-                if domains == row.domains && state.capacity == row.detail.state.capacity {
-                    self.rows[at].set_state(state);
-                    return;
-                }
-                let vms = row.detail.vms.clone();
-                let moved: Vec<_> = vms.into_iter().filter_map(|vm| self.release(vm)).collect();
-                self.rows[at] = Row::new(state, domains);
-                for placed in moved {
-                    let _ = self.put(at, placed);
-                }
-            }
+        let id = state.id;
+        if let Some(slot) = self.slots.get(&id).copied() {
+            self.change_host(slot, state);
+            return;
         }
+        let labels_crossed = self.index.add_labels(&state.labels);
+        let slot = self.vacant.pop().unwrap_or_else(|| number(self.rows.len()));
+        let domains = self.topology.domains(&state, slot);
+        self.topology.join(id, &domains);
+        self.count_capacity(&state.capacity);
+        let capacity = self.shape(&state);
+        let row = Row::new(state, domains, capacity);
+        if slot as usize == self.rows.len() {
+            self.rows.push(row);
+        } else {
+            self.rows[slot as usize] = row;
+        }
+        self.slots.insert(id, slot);
+        self.enroll(slot);
+        if labels_crossed {
+            self.index_anew();
+        }
+    }
+
+    fn change_host(&mut self, slot: u32, state: HostState) {
+        let at = slot as usize;
+        self.index.remove(slot, &self.rows[at]);
+        self.index.dismiss(self.rows[at].stratum);
+        // Both are counted, whatever the first says.
+        let crossed = self.index.add_labels(&state.labels)
+            | self.index.remove_labels(&self.rows[at].detail.state.labels);
+        let domains = self.topology.domains(&state, slot);
+        let row = &mut self.rows[at];
+        let vms = if domains == row.domains && state.capacity == row.detail.state.capacity {
+            row.set_state(state);
+            Vec::new()
+        } else {
+            self.replace_host(slot, state, domains)
+        };
+        self.enroll(slot);
+        for placed in vms {
+            let _ = self.put(slot, placed);
+        }
+        if crossed {
+            self.index_anew();
+        }
+    }
+
+    /// Makes a host with other capacity or in another place of a known one, which is not in the
+    /// index; its VMs are to be put back.
+    fn replace_host(&mut self, slot: u32, state: HostState, domains: Domains) -> Vec<Placed> {
+        let at = slot as usize;
+        let vms = self.rows[at].detail.vms.clone();
+        let moved: Vec<_> = vms.into_iter().filter_map(|vm| self.placed.remove(&vm)).collect();
+        for placed in &moved {
+            self.groups.remove(&placed.request, &self.rows[at].domains);
+            self.uncount_keeper(&placed.request);
+        }
+        self.topology.leave(state.id, &self.rows[at].domains);
+        self.topology.join(state.id, &domains);
+        self.uncount_capacity(at);
+        self.count_capacity(&state.capacity);
+        let capacity = self.shape(&state);
+        self.rows[at] = Row::new(state, domains, capacity);
+        moved
     }
 
     /// States that a host is gone for good.
@@ -135,10 +220,81 @@ impl Cluster {
     /// # Errors
     /// It is unknown, or VMs are placed on it.
     pub fn remove_host(&mut self, host: HostId) -> Result<HostState, RemoveHostError> {
-        let at = self.find(host).map_err(|_| RemoveHostError::Unknown { host })?;
-        match self.rows[at].detail.vms.len() {
-            0 => Ok(self.rows.remove(at).detail.state),
-            vms => Err(RemoveHostError::Occupied { host, vms }),
+        let slot = *self.slots.get(&host).ok_or(RemoveHostError::Unknown { host })?;
+        let at = slot as usize;
+        let vms = self.rows[at].detail.vms.len();
+        if vms > 0 {
+            return Err(RemoveHostError::Occupied { host, vms });
+        }
+        self.index.remove(slot, &self.rows[at]);
+        self.index.dismiss(self.rows[at].stratum);
+        self.topology.leave(host, &self.rows[at].domains);
+        self.uncount_capacity(at);
+        self.slots.remove(&host);
+        self.vacant.push(slot);
+        let state = self.rows[at].detail.state.clone();
+        if self.index.remove_labels(&state.labels) {
+            self.index_anew();
+        }
+        Ok(state)
+    }
+
+    fn index_anew(&mut self) {
+        self.index.clear();
+        let slots: Vec<_> = self.slots.values().copied().collect();
+        for slot in slots {
+            self.enroll(slot);
+        }
+    }
+
+    /// Adds a host to the index.
+    fn enroll(&mut self, slot: u32) {
+        let at = slot as usize;
+        self.rows[at].stratum = self.index.enroll(&self.rows[at]);
+        self.index.insert(slot, &self.rows);
+    }
+
+    fn shape(&mut self, state: &HostState) -> Arc<[u64; SCALARS]> {
+        let scalars = state.capacity.scalars();
+        if let Some(shape) = self.shapes.get(&scalars) {
+            return Arc::clone(shape);
+        }
+        let shape = Arc::new(scalars);
+        self.shapes.insert(Arc::clone(&shape));
+        shape
+    }
+
+    fn count_capacity(&mut self, capacity: &Resources) {
+        for (element, amount) in capacity.elements().filter(|(_, amount)| *amount > 0) {
+            let (sum, hosts) = self.capacity.entry(element).or_default();
+            *sum += u128::from(amount);
+            *hosts += 1;
+        }
+    }
+
+    fn uncount_capacity(&mut self, at: usize) {
+        let capacity = &self.rows[at].detail.state.capacity;
+        for (element, amount) in capacity.elements().filter(|(_, amount)| *amount > 0) {
+            if let Some((sum, hosts)) = self.capacity.get_mut(&element) {
+                *sum -= u128::from(amount);
+                *hosts -= 1;
+            }
+        }
+        self.capacity.retain(|_, (_, hosts)| *hosts > 0);
+    }
+
+    /// The mean capacity of the hosts that have any of an element.
+    pub(crate) fn mean_capacity(&self, element: &Element) -> Option<f64> {
+        self.capacity.get(element).map(|(sum, hosts)| *sum as f64 / f64::from(*hosts))
+    }
+
+    /// What it takes in memory.
+    #[must_use]
+    pub fn footprint(&self) -> Footprint {
+        let slots = self.slots.len() * (size_of::<HostId>() + size_of::<u32>()) * 3 / 2;
+        Footprint {
+            search: self.rows.capacity() * size_of::<Row>() + slots + self.index.bytes(),
+            inventory: self.rows().map(Row::inventory_bytes).sum(),
         }
     }
 
@@ -150,7 +306,7 @@ impl Cluster {
 
     /// Every host, by id.
     pub fn hosts(&self) -> impl Iterator<Item = &HostState> {
-        self.rows.iter().map(|row| &row.detail.state)
+        self.rows().map(|row| &row.detail.state)
     }
 
     /// Where a VM is placed, with what.
@@ -184,10 +340,10 @@ impl Cluster {
     /// # Errors
     /// The host is unknown, or the VM is placed already; nothing has changed then.
     pub fn occupy(&mut self, host: HostId, request: &Request) -> Result<Occupied, OccupyError> {
-        let at = self.find_for(host, request.vm)?;
-        let request = self.rows[at].settle(request, None);
-        let devices = self.rows[at].choose_devices(&request.demand);
-        Ok(self.put(at, Placed { host, request, devices }))
+        let slot = self.find_for(host, request.vm)?;
+        let request = self.rows[slot as usize].settle(request, None);
+        let devices = self.rows[slot as usize].choose_devices(&request.demand);
+        Ok(self.put(slot, Placed { host, request, devices }))
     }
 
     /// Like [`Self::occupy`], with the accelerator devices of an earlier choice or from the store.
@@ -202,10 +358,10 @@ impl Cluster {
         request: &Request,
         devices: &Devices,
     ) -> Result<Occupied, OccupyError> {
-        let at = self.find_for(host, request.vm)?;
-        let request = self.rows[at].settle(request, Some(devices));
+        let slot = self.find_for(host, request.vm)?;
+        let request = self.rows[slot as usize].settle(request, Some(devices));
         let devices = devices.asked_for(&request.demand.accelerators);
-        Ok(self.put(at, Placed { host, request, devices }))
+        Ok(self.put(slot, Placed { host, request, devices }))
     }
 
     /// States what is usually asked for, by which [`Policy::Fgd`] and [`Policy::LeastStranding`]
@@ -228,7 +384,7 @@ impl Cluster {
     #[must_use]
     pub fn fragmented(&self) -> f64 {
         let measure = self.workload.measure(None, &self.placed);
-        self.rows.iter().map(|row| measure.fragments(row)).sum()
+        self.rows().map(|row| measure.fragments(row)).sum()
     }
 
     /// What hosts are judged by when a VM is decided about.
@@ -240,50 +396,97 @@ impl Cluster {
     /// [`Self::occupy_devices`] with what is returned undoes. None when it has no place.
     pub fn release(&mut self, vm: VmId) -> Option<Placed> {
         let placed = self.placed.remove(&vm)?;
-        if let Ok(at) = self.find(placed.host) {
+        if let Some(slot) = self.slots.get(&placed.host).copied() {
+            let at = slot as usize;
+            self.index.remove(slot, &self.rows[at]);
             self.rows[at].remove(&placed);
+            self.index.insert(slot, &self.rows);
             self.groups.remove(&placed.request, &self.rows[at].domains);
+            self.uncount_keeper(&placed.request);
         }
         Some(placed)
     }
 
     /// Puts back what [`Self::release`] took, exactly.
     pub(crate) fn restore(&mut self, placed: Placed) {
-        if let Ok(at) = self.find(placed.host) {
-            let _ = self.put(at, placed);
+        if let Some(slot) = self.slots.get(&placed.host).copied() {
+            let _ = self.put(slot, placed);
         }
     }
 
-    fn put(&mut self, at: usize, placed: Placed) -> Occupied {
+    fn put(&mut self, slot: u32, placed: Placed) -> Occupied {
+        let at = slot as usize;
+        self.index.remove(slot, &self.rows[at]);
         let row = &mut self.rows[at];
         row.add(&placed);
         self.groups.add(&placed.request, &row.domains);
+        if is_keeper(&placed.request) {
+            *self.keepers.entry(placed.request.project).or_insert(0) += 1;
+        }
         let over = row.over(&placed);
+        self.index.insert(slot, &self.rows);
         let devices = placed.devices.clone();
         self.placed.insert(placed.request.vm, placed);
         Occupied { devices, over }
     }
 
-    fn find(&self, host: HostId) -> Result<usize, usize> {
-        self.rows.binary_search_by_key(&host, |row| row.id)
+    fn uncount_keeper(&mut self, request: &Request) {
+        if is_keeper(request)
+            && let Some(count) = self.keepers.get_mut(&request.project)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.keepers.remove(&request.project);
+            }
+        }
     }
 
-    fn find_for(&self, host: HostId, vm: VmId) -> Result<usize, OccupyError> {
+    /// Whether VMs of the project require to be alone in some way.
+    pub(crate) fn has_keepers(&self, project: ProjectId) -> bool {
+        self.keepers.contains_key(&project)
+    }
+
+    fn find_for(&self, host: HostId, vm: VmId) -> Result<u32, OccupyError> {
         if let Some(placed) = self.placed.get(&vm) {
             return Err(OccupyError::AlreadyPlaced { vm, host: placed.host });
         }
-        self.find(host).map_err(|_| OccupyError::UnknownHost { vm, host })
+        self.slots.get(&host).copied().ok_or(OccupyError::UnknownHost { vm, host })
     }
 
     pub(crate) fn row(&self, host: HostId) -> Option<&Row> {
-        self.find(host).ok().map(|at| &self.rows[at])
+        self.slots.get(&host).map(|slot| &self.rows[*slot as usize])
     }
 
-    pub(crate) fn rows(&self) -> &[Row] {
-        &self.rows
+    pub(crate) fn row_at(&self, slot: u32) -> &Row {
+        &self.rows[slot as usize]
+    }
+
+    /// Every host, by id.
+    pub(crate) fn rows(&self) -> impl ExactSizeIterator<Item = &Row> {
+        self.slots.values().map(|slot| &self.rows[*slot as usize])
+    }
+
+    /// Every host, in the order in which they lie in memory.
+    pub(crate) fn rows_in_memory(&self) -> impl Iterator<Item = &Row> {
+        let all = self.vacant.is_empty();
+        let is_there = |row: &Row| self.slots.get(&row.id) == Some(&row.domains[0]);
+        self.rows.iter().filter(move |row| all || is_there(row))
     }
 
     pub(crate) const fn groups(&self) -> &Groups {
         &self.groups
     }
+
+    pub(crate) const fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    pub(crate) const fn index(&self) -> &Index {
+        &self.index
+    }
+}
+
+/// Hosts are fewer than their ids, which are 32 bits wide.
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }

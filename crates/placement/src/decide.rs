@@ -1,15 +1,23 @@
-//! The questions about one VM: an exact scan over all hosts.
+//! The questions about one VM.
+//!
+//! Hosts are compared by how many preferred rules they break, and then by score. So a decision asks
+//! the index first for the best host that breaks none, as if all preferred rules were required;
+//! then, for each rule, for the best that keeps all others, and so on.
 
 use plimsoll_model::Policy;
 
 use crate::{
     cluster::Cluster,
     explanation::{Choice, Explanation, HostVerdict, Refusals, Tally, Verdict},
-    filter::Asked,
+    filter::{Asked, Kept, Reach},
+    index::{Alike, Goal, HostKind, Seeker, Stratum, Traits},
     request::Request,
     row::Row,
     score::{Standing, score},
 };
+
+/// With more preferred rules than this there are too many sets of them to ask for each.
+const MAX_PREFERENCES: usize = 5;
 
 /// The place of a host in a decision.
 pub(crate) struct Candidate<'a> {
@@ -27,21 +35,19 @@ impl<'a> Candidate<'a> {
         })
     }
 
-    pub(crate) fn choice(
-        &self,
-        asked: &Asked<'_>,
-        policy: Policy,
-        possible: u32,
-        refused: u32,
-    ) -> Choice {
+    /// Whether it comes before another: by standing, then by id.
+    fn is_before(&self, other: &Self, policy: Policy) -> bool {
+        let order = self.standing.compare(&other.standing, policy);
+        order.then(self.row.id.cmp(&other.row.id)).is_lt()
+    }
+
+    pub(crate) fn choice(&self, asked: &Asked<'_>, policy: Policy) -> Choice {
         Choice {
             vm: asked.request.vm,
             host: self.row.id,
             policy,
             score: self.standing.score,
             broken: self.standing.broken,
-            possible,
-            refused,
             devices: asked.devices(policy, self.row),
         }
     }
@@ -56,27 +62,93 @@ impl Cluster {
     /// Chooses a host. A VM that is placed already is decided about as if it had left its place.
     ///
     /// # Errors
-    /// Every host is refused: for what, with numbers.
+    /// Every host is refused: for what, with numbers. Counting them takes a look at each.
     pub fn decide(&self, request: &Request, policy: Policy) -> Result<Choice, Refusals> {
         let asked = Asked::new(self, request);
-        let (mut possible, mut refused) = (0, 0);
+        match self.best(&asked, policy) {
+            Some(best) => Ok(best.choice(&asked, policy)),
+            None => Err(self.tally(&asked)),
+        }
+    }
+
+    /// [`Self::decide`] without the reasons when every host is refused, which costs less then.
+    #[must_use]
+    pub fn find(&self, request: &Request, policy: Policy) -> Option<Choice> {
+        let asked = Asked::new(self, request);
+        self.best(&asked, policy).map(|best| best.choice(&asked, policy))
+    }
+
+    /// [`Self::find`] by a look at every host: what the index is measured against.
+    #[must_use]
+    pub fn find_by_scan(&self, request: &Request, policy: Policy) -> Option<Choice> {
+        let asked = Asked::new(self, request);
+        self.best_by_scan(&asked, policy).map(|best| best.choice(&asked, policy))
+    }
+
+    fn best_by_scan<'a>(&'a self, asked: &'a Asked<'_>, policy: Policy) -> Option<Candidate<'a>> {
         let mut best: Option<Candidate<'_>> = None;
-        for row in self.rows() {
-            let Some(candidate) = Candidate::new(&asked, row, policy) else {
-                refused += 1;
-                continue;
-            };
-            possible += 1;
-            // Rows come by id: of equals the first stays.
-            if best
-                .as_ref()
-                .is_none_or(|best| candidate.standing.compare(&best.standing, policy).is_lt())
+        for row in self.rows_in_memory() {
+            if let Some(candidate) = Candidate::new(asked, row, policy)
+                && best.as_ref().is_none_or(|best| candidate.is_before(best, policy))
             {
                 best = Some(candidate);
             }
         }
-        best.map(|best| best.choice(&asked, policy, possible, refused))
-            .ok_or_else(|| self.tally(&asked))
+        best
+    }
+
+    fn best<'a>(&'a self, asked: &'a Asked<'_>, policy: Policy) -> Option<Candidate<'a>> {
+        let rules = asked.preferences();
+        if rules > MAX_PREFERENCES {
+            return self.best_by_scan(asked, policy);
+        }
+        let every: Kept = (1 << rules) - 1;
+        for broken in 0..=asked.preferences() {
+            let mut best: Option<Candidate<'a>> = None;
+            let sets = (0..=every).filter(|kept| (every & !kept).count_ones() as usize == broken);
+            for kept in sets {
+                if let Some(found) = self.best_that_keeps(asked, policy, kept)
+                    && best.as_ref().is_none_or(|best| found.is_before(best, policy))
+                {
+                    best = Some(found);
+                }
+            }
+            if best.is_some() {
+                return best;
+            }
+        }
+        None
+    }
+
+    /// The best of the hosts that break none of these preferred rules.
+    fn best_that_keeps<'a>(
+        &'a self,
+        asked: &'a Asked<'_>,
+        policy: Policy,
+        kept: Kept,
+    ) -> Option<Candidate<'a>> {
+        let traits = asked.traits(self, kept);
+        let mut search = Search { cluster: self, asked, policy, kept, traits, best: None };
+        match (asked.request.pinned_host, asked.reach(kept)) {
+            (_, Reach::Nowhere) => {}
+            (Some(host), _) => {
+                if let Some(row) = self.row(host) {
+                    search.look(asked.view(row));
+                }
+            }
+            (None, Reach::Domain(domain)) => {
+                for slot in self.topology().slots(domain) {
+                    search.look(asked.view(self.row_at(slot)));
+                }
+            }
+            (None, Reach::Everywhere) => {
+                if let Some(own) = asked.own() {
+                    search.look(own);
+                }
+                self.index().search(&mut search);
+            }
+        }
+        search.best
     }
 
     /// How every host does in the decision that [`Self::decide`] makes.
@@ -84,13 +156,11 @@ impl Cluster {
     pub fn explain(&self, request: &Request, policy: Policy) -> Explanation {
         let asked = Asked::new(self, request);
         let ranked = self.ranked(&asked, policy);
-        let refused = count(self.rows().len() - ranked.len());
-        let choice =
-            ranked.first().map(|best| best.choice(&asked, policy, count(ranked.len()), refused));
+        let choice = ranked.first().map(|best| best.choice(&asked, policy));
         let mut ranks: Vec<_> = ranked.iter().enumerate().collect();
         ranks.sort_by_key(|(_, candidate)| candidate.row.id);
         let mut ranks = ranks.into_iter().peekable();
-        let hosts = self.rows().iter().map(|row| {
+        let hosts = self.rows().map(|row| {
             let row = asked.view(row);
             let possible = ranks.next_if(|(_, candidate)| candidate.row.id == row.id);
             let verdict = match possible {
@@ -109,7 +179,7 @@ impl Cluster {
     /// The hosts that can hold the request, best first.
     pub(crate) fn ranked<'a>(&'a self, asked: &'a Asked<'_>, policy: Policy) -> Vec<Candidate<'a>> {
         let mut ranked: Vec<_> =
-            self.rows().iter().filter_map(|row| Candidate::new(asked, row, policy)).collect();
+            self.rows().filter_map(|row| Candidate::new(asked, row, policy)).collect();
         // Stable: of equals the one of the lowest id stays first.
         ranked.sort_by(|a, b| a.standing.compare(&b.standing, policy));
         ranked
@@ -124,5 +194,87 @@ impl Cluster {
             }
         }
         tally.finish(asked.request.vm)
+    }
+}
+
+/// One search for the best host.
+struct Search<'a, 'r> {
+    cluster: &'a Cluster,
+    asked: &'a Asked<'r>,
+    policy: Policy,
+    kept: Kept,
+    traits: [Traits; 2],
+    best: Option<Candidate<'a>>,
+}
+
+impl<'a> Search<'a, '_> {
+    /// Considers one host.
+    fn look(&mut self, row: &'a Row) {
+        if let Some(candidate) = self.candidate(row) {
+            self.accept(candidate);
+        }
+    }
+
+    /// The host's place, if it has room and its score and id are better than the best's. Rules are
+    /// not asked yet: hosts in the same state differ in them.
+    fn candidate(&self, row: &'a Row) -> Option<Candidate<'a>> {
+        if !self.asked.has_room(row) {
+            return None;
+        }
+        // All that are allowed break equally many rules, or an earlier search had found one.
+        let broken = self.best.as_ref().map_or(0, |best| best.standing.broken);
+        let standing = Standing { broken, score: score(self.policy, self.asked, row) };
+        let candidate = Candidate { row, standing };
+        let better = self.best.as_ref().is_none_or(|best| candidate.is_before(best, self.policy));
+        better.then_some(candidate)
+    }
+
+    /// Takes the candidate, if the rules allow it.
+    fn accept(&mut self, mut candidate: Candidate<'a>) -> bool {
+        let allowed = self.asked.allows(candidate.row, self.kept);
+        if allowed {
+            candidate.standing.broken = self.asked.broken(candidate.row);
+            self.best = Some(candidate);
+        }
+        allowed
+    }
+}
+
+impl Seeker for Search<'_, '_> {
+    fn leaves_out(&self, kind: &HostKind) -> bool {
+        self.asked.leaves_out(kind, self.kept)
+    }
+
+    fn goal(&self, stratum: &Stratum) -> Option<Goal> {
+        self.asked.goal(stratum, self.policy, self.traits)
+    }
+
+    fn to_beat(&self) -> f64 {
+        self.best.as_ref().map_or(f64::INFINITY, |best| {
+            Goal::key_of(self.policy, best.standing.score) + Goal::slack(self.policy)
+        })
+    }
+
+    fn meet(&mut self, hosts: &mut Alike<'_>) {
+        let own = self.asked.own().map(|own| own.id);
+        let mut next = hosts.next();
+        while let Some(slot) = next {
+            let row = self.cluster.row_at(slot);
+            if own == Some(row.id) {
+                // Looked at before, as it would be without the VM.
+                next = hosts.next();
+                continue;
+            }
+            // All have the same room and the same score, and ids only go up.
+            let Some(candidate) = self.candidate(row) else { return };
+            if self.accept(candidate) {
+                return;
+            }
+            let skip = self.asked.refused_up_to(self.cluster.topology(), row, self.kept);
+            next = match skip {
+                Some(id) => hosts.next_above(id),
+                None => hosts.next(),
+            };
+        }
     }
 }

@@ -71,6 +71,17 @@ impl DevicePool {
         Self { model, capacity, committed: 0, devices: vec![0; count] }
     }
 
+    /// Whether requests cannot tell two pools apart but by the devices' numbers.
+    pub(crate) fn is_in_the_same_state_as(&self, other: &Self) -> bool {
+        let free = |pool: &Self| {
+            let mut free: Vec<_> =
+                (0..pool.devices.len()).map(|device| pool.free_of(device)).collect();
+            free.sort_unstable();
+            free
+        };
+        self.model == other.model && self.capacity == other.capacity && free(self) == free(other)
+    }
+
     /// What the device has in all: the last one of a broken number is only a part of a device.
     fn size(&self, device: usize) -> u64 {
         (self.capacity - device as u64 * WHOLE).min(WHOLE)

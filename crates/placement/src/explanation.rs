@@ -247,17 +247,14 @@ pub struct Choice {
     pub score: f64,
     /// How many preferred rules it breaks there.
     pub broken: u32,
-    /// How many of the hosts looked at could hold it, this one among them.
-    pub possible: u32,
-    /// How many of the hosts looked at were refused.
-    pub refused: u32,
     /// The accelerator devices that it gets there.
     #[serde(default, skip_serializing_if = "Devices::is_empty")]
     pub devices: Devices,
 }
 
 impl Choice {
-    /// The reason in a few words, such as `most-free 0.812, best of 3 hosts (2 refused)`.
+    /// The reason in a few words, such as `most-free 0.812`. How many other hosts there were is not
+    /// counted: that would cost a look at each of them. [`Explanation`] has it.
     #[must_use]
     pub fn reason(&self) -> String {
         self.to_string()
@@ -266,17 +263,11 @@ impl Choice {
 
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hosts = if self.possible == 1 { "host" } else { "hosts" };
         match self.policy {
             Policy::FirstFit | Policy::FfdProd | Policy::FfdSum => {
-                write!(f, "{}, first of {} {hosts}", self.policy, self.possible)?;
+                write!(f, "{}, the first with room", self.policy)?;
             }
-            _ => {
-                write!(f, "{} {:.3}, best of {} {hosts}", self.policy, self.score, self.possible)?;
-            }
-        }
-        if self.refused > 0 {
-            write!(f, " ({} refused)", self.refused)?;
+            _ => write!(f, "{} {:.3}", self.policy, self.score)?,
         }
         match self.broken {
             0 => Ok(()),

@@ -13,9 +13,10 @@ use crate::{
     devices::{Devices, demanded},
     explanation::Refusal,
     fragmentation::Measure,
+    index::{Dim, Goal, HostKind, KEPT, MAX_DIMS, SHARED, Stratum, Traits, in_zone},
     request::Request,
-    row::{Row, SCALARS},
-    topology::{Counts, Domain, Domains, Group, Kind, index, required_group_rules},
+    row::{MAY_BE_UNACCOUNTED, Row, SCALARS, share},
+    topology::{Counts, Domain, Domains, Group, Kind, Topology, index, required_group_rules},
 };
 
 /// A request with everything looked up that is the same for every host.
@@ -38,7 +39,12 @@ pub(crate) struct Asked<'a> {
 enum Clause<'a> {
     Group(GroupClause<'a>),
     Exclusive(ExclusiveAgainst),
-    HostLabel { key: &'a Label, values: &'a [Label] },
+    HostLabel {
+        key: &'a Label,
+        values: &'a [Label],
+        /// Whether the index tells hosts apart by this key.
+        indexed: bool,
+    },
 }
 
 /// A rule about a group, with the counts that answer it.
@@ -52,9 +58,8 @@ struct GroupClause<'a> {
 }
 
 impl GroupClause<'_> {
-    /// How many are in the host's domain.
-    fn here(&self, row: &Row) -> u32 {
-        let domain = row.domains[index(self.scope)];
+    /// How many are in a domain.
+    fn here(&self, domain: Domain) -> u32 {
         self.counts.at(domain) - u32::from(self.own == Some(domain))
     }
 
@@ -64,19 +69,46 @@ impl GroupClause<'_> {
 
     /// How many stand against this host; it breaks the rule if there are any.
     fn against(&self, row: &Row) -> u32 {
+        self.against_domain(row.domains[index(self.scope)])
+    }
+
+    fn against_domain(&self, domain: Domain) -> u32 {
         match self.kind {
-            Kind::Near => self.total() - self.here(row),
-            Kind::Apart => self.here(row),
+            Kind::Near => self.total() - self.here(domain),
+            Kind::Apart => self.here(domain),
         }
     }
 }
 
+impl GroupClause<'_> {
+    /// The only domain in which nobody stands against a host; none when there is none. For rules
+    /// to be near.
+    fn only_domain(&self) -> Option<Domain> {
+        let own = |domain| u32::from(self.own == Some(domain));
+        let all = self.total();
+        self.counts
+            .domains()
+            .find(|(domain, count)| count - own(*domain) == all)
+            .map(|(domain, _)| domain)
+    }
+}
+
 impl Clause<'_> {
+    /// Whether every host of a kind breaks the rule.
+    fn leaves_out(&self, kind: &HostKind) -> bool {
+        match self {
+            Self::HostLabel { key, values, indexed } => {
+                *indexed && !kind.labels.get(*key).is_some_and(|has| values.contains(has))
+            }
+            Self::Group(_) | Self::Exclusive(_) => false,
+        }
+    }
+
     fn is_broken(&self, asked: &Asked<'_>, row: &Row) -> bool {
         match self {
             Self::Group(clause) => clause.against(row) > 0,
             Self::Exclusive(against) => row.company(asked.request).others(*against) > 0,
-            Self::HostLabel { key, values } => {
+            Self::HostLabel { key, values, .. } => {
                 !row.detail.state.labels.get(*key).is_some_and(|has| values.contains(has))
             }
         }
@@ -112,7 +144,10 @@ impl<'a> Asked<'a> {
                     cluster.members(request, known, Kind::Apart, group, *scope)
                 }
                 Rule::Exclusive { against } => Some(Clause::Exclusive(*against)),
-                Rule::HostLabel { key, values } => Some(Clause::HostLabel { key, values }),
+                Rule::HostLabel { key, values } => {
+                    let indexed = cluster.index().is_common(key);
+                    Some(Clause::HostLabel { key, values, indexed })
+                }
             };
             match (clause, constraint.strength) {
                 (Some(clause), Strength::Required) => {
@@ -186,7 +221,139 @@ impl<'a> Asked<'a> {
 
     /// Whether the host can hold the request.
     pub(crate) fn admits(&self, row: &Row) -> bool {
-        check(self, row, &mut |_: Words<'_>| ControlFlow::Break(())).is_continue()
+        check(self, row, &mut stop).is_continue()
+    }
+
+    /// Whether the host has room for the request.
+    pub(crate) fn has_room(&self, row: &Row) -> bool {
+        capacity(self, row, &mut stop).is_continue()
+    }
+
+    /// Whether nothing but a lack of room speaks against the host, and it breaks none of these
+    /// preferred rules.
+    pub(crate) fn allows(&self, row: &Row, kept: Kept) -> bool {
+        outer(self, row, &mut stop).is_continue()
+            && rules(self, row, &mut stop).is_continue()
+            && !self.kept(kept).any(|clause| clause.is_broken(self, row))
+    }
+
+    fn kept(&self, kept: Kept) -> impl Iterator<Item = &Clause<'a>> {
+        let preferred = self.preferred.iter().enumerate();
+        preferred.filter(move |(i, _)| kept >> i & 1 == 1).map(|(_, (clause, _))| clause)
+    }
+
+    pub(crate) fn preferences(&self) -> usize {
+        self.preferred.len()
+    }
+
+    /// The rules about groups that a host must keep.
+    fn group_rules(&self, kept: Kept) -> impl Iterator<Item = &GroupClause<'a>> {
+        let own = self.required.iter().chain(self.kept(kept));
+        let own = own.filter_map(|clause| match clause {
+            Clause::Group(clause) => Some(clause),
+            Clause::Exclusive(_) | Clause::HostLabel { .. } => None,
+        });
+        own.chain(&self.of_placed)
+    }
+
+    /// Whether no host of a kind can do.
+    pub(crate) fn leaves_out(&self, kind: &HostKind, kept: Kept) -> bool {
+        !kind.open
+            || self.request.pool.is_some() && self.request.pool != kind.pool
+            || self.required.iter().chain(self.kept(kept)).any(|clause| clause.leaves_out(kind))
+    }
+
+    /// The traits that a host must have: to be in a zone that the rules allow, and not to be kept
+    /// for another project.
+    pub(crate) fn traits(&self, cluster: &Cluster, kept: Kept) -> [Traits; 2] {
+        let mut zones = Traits::MAX;
+        if self.group_rules(kept).any(|clause| clause.scope == Scope::Zone) {
+            zones = cluster
+                .topology()
+                .zones()
+                .filter(|zone| {
+                    !self.group_rules(kept).any(|clause| {
+                        clause.scope == Scope::Zone && clause.against_domain(*zone) > 0
+                    })
+                })
+                .fold(0, |zones, zone| zones | in_zone(zone));
+        }
+        let kept = if cluster.has_keepers(self.request.project) { KEPT } else { 0 };
+        [zones, SHARED | kept]
+    }
+
+    /// Where hosts that keep the rules to be near can be.
+    pub(crate) fn reach(&self, kept: Kept) -> Reach {
+        let mut reach = Reach::Everywhere;
+        for clause in self.group_rules(kept).filter(|clause| clause.kind == Kind::Near) {
+            match (clause.only_domain(), clause.scope) {
+                (None, _) => return Reach::Nowhere,
+                (Some(_), Scope::Zone) => {}
+                (Some(domain), Scope::Host) => reach = Reach::Domain(domain),
+                (Some(domain), Scope::Rack) => {
+                    if reach == Reach::Everywhere {
+                        reach = Reach::Domain(domain);
+                    }
+                }
+            }
+        }
+        reach
+    }
+
+    /// The highest id up to which all hosts from this one on are refused as it is: those of a rack
+    /// that must be avoided.
+    pub(crate) fn refused_up_to(&self, topology: &Topology, row: &Row, kept: Kept) -> Option<u32> {
+        self.group_rules(kept)
+            .filter(|clause| clause.kind == Kind::Apart && clause.scope == Scope::Rack)
+            .filter(|clause| clause.against(row) > 0)
+            .find_map(|_| topology.last_of_dense(row.domains[index(Scope::Rack)]))
+            .map(|host| host.0)
+    }
+
+    /// What is wanted of the hosts of a stratum; none when they can never hold the request.
+    pub(crate) fn goal(
+        &self,
+        stratum: &Stratum,
+        policy: Policy,
+        traits: [Traits; 2],
+    ) -> Option<Goal> {
+        let scalars = self.need.iter().enumerate().filter(|(_, need)| **need > 0);
+        for (i, _) in scalars.filter(|(i, _)| !MAY_BE_UNACCOUNTED[*i]) {
+            if !stratum.dims.contains(&Dim::Scalar(i)) {
+                return None;
+            }
+        }
+        for (model, _) in &self.accelerators {
+            let has = |dim: &Dim| matches!(dim, Dim::Model(has) if has == *model);
+            if !stratum.partial && !stratum.dims.iter().any(has) {
+                return None;
+            }
+        }
+        if let Some(any) = self.request.accelerator.as_ref().filter(|any| any.thousandths > 0) {
+            let accepts = |dim: &Dim| matches!(dim, Dim::Model(model) if any.accepts(model));
+            if !stratum.partial && !stratum.dims.iter().any(accepts) {
+                return None;
+            }
+        }
+        let mut shares = [(0.0, 0.0); MAX_DIMS];
+        let dims = stratum.dims.iter().zip(&stratum.capacity);
+        for (range, (dim, (smallest, largest))) in shares.iter_mut().zip(dims) {
+            let need = match dim {
+                Dim::Scalar(i) => self.need[*i],
+                Dim::Model(model) => self.request.demand.accelerators.get(model),
+            };
+            // Of a model that may be the one of several, it asks for no more than both together.
+            let any = self.request.accelerator.as_ref();
+            let more = any.filter(|any| matches!(dim, Dim::Model(model) if any.accepts(model)));
+            let most = need.saturating_add(more.map_or(0, |any| any.thousandths));
+            *range = (share(need, *largest), share(most, *smallest));
+        }
+        Some(Goal::new(policy, &shares[..stratum.dims.len()], stratum.partial, traits))
+    }
+
+    /// The host on which the VM is, as it would be without it.
+    pub(crate) fn own(&self) -> Option<&Row> {
+        self.own.as_deref()
     }
 
     /// The first reason why the host cannot hold the request.
@@ -243,6 +410,18 @@ impl Cluster {
     }
 }
 
+/// Which of the preferred rules a search must keep, one bit each.
+pub(crate) type Kept = u32;
+
+/// Where hosts can be that keep the rules to be near.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    Everywhere,
+    /// Only in this host or rack, if there.
+    Domain(Domain),
+    Nowhere,
+}
+
 /// Puts a reason into words; called only by who wants to read it.
 type Words<'a> = &'a dyn Fn() -> Refusal;
 
@@ -254,10 +433,33 @@ fn check(
     row: &Row,
     refuse: &mut impl FnMut(Words<'_>) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
+    outer(asked, row, refuse)?;
+    capacity(asked, row, refuse)?;
+    rules(asked, row, refuse)
+}
+
+/// Content with the first reason, whatever it is.
+fn stop(_: Words<'_>) -> ControlFlow<()> {
+    ControlFlow::Break(())
+}
+
+/// The filters before capacity.
+fn outer(
+    asked: &Asked<'_>,
+    row: &Row,
+    refuse: &mut impl FnMut(Words<'_>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
     schedulable(row, refuse)?;
     pinned(asked, row, refuse)?;
-    pool(asked, row, refuse)?;
-    capacity(asked, row, refuse)?;
+    pool(asked, row, refuse)
+}
+
+/// The filters after capacity.
+fn rules(
+    asked: &Asked<'_>,
+    row: &Row,
+    refuse: &mut impl FnMut(Words<'_>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
     host_label(asked, row, refuse)?;
     group(asked, row, Kind::Near, refuse)?;
     group(asked, row, Kind::Apart, refuse)?;
@@ -307,7 +509,7 @@ fn host_label(
     refuse: &mut impl FnMut(Words<'_>) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
     for clause in &asked.required {
-        if let Clause::HostLabel { key, values } = clause
+        if let Clause::HostLabel { key, values, .. } = clause
             && clause.is_broken(asked, row)
         {
             refuse(&|| Refusal::HostLabel {

@@ -8,7 +8,6 @@ use thiserror::Error;
 
 use crate::{
     cluster::Cluster,
-    decide::count,
     explanation::{Choice, Refusals},
     filter::Asked,
     request::Request,
@@ -221,12 +220,11 @@ impl Cluster {
     ) -> Vec<Choice> {
         let asked = Asked::new(self, request);
         let ranked = self.ranked(&asked, policy);
-        let (possible, refused) = (count(ranked.len()), count(self.rows().len() - ranked.len()));
         ranked
             .iter()
             .filter(|candidate| wanted(candidate.row))
             .take(limit)
-            .map(|candidate| candidate.choice(&asked, policy, possible, refused))
+            .map(|candidate| candidate.choice(&asked, policy))
             .collect()
     }
 }
@@ -309,15 +307,8 @@ impl Sizes {
             .collect();
         wanted.sort();
         wanted.dedup();
-        let elements = wanted.into_iter().filter_map(|element| {
-            let (mut sum, mut hosts) = (0_u128, 0_u32);
-            for host in cluster.hosts() {
-                let capacity = host.capacity.get(&element);
-                sum += u128::from(capacity);
-                hosts += u32::from(capacity > 0);
-            }
-            (hosts > 0).then(|| (element, sum as f64 / f64::from(hosts)))
-        });
+        let elements =
+            wanted.into_iter().filter_map(|e| cluster.mean_capacity(&e).map(|mean| (e, mean)));
         Self { elements: elements.collect() }
     }
 

@@ -10,11 +10,13 @@
 //! The crate is pure: no clock, no I/O, no randomness, no logging. The same facts and the same
 //! question give the same bytes on every machine, so that a decision can be replayed, and the
 //! manager, the simulator and the tests run the same code. How hosts are searched is hidden behind
-//! [`Cluster`]. The formulas, their sources and the tie-breaks are in `docs/algorithms.md`.
+//! [`Cluster`]: an index over their availability, of which `docs/placement.md` has the design and
+//! what it is worth. The formulas, their sources and the tie-breaks are in `docs/algorithms.md`.
 //!
 //! Invariants, checked against an independent naive model by the property tests: a choice never
 //! takes a host over its capacity; every required rule holds, of the new VM and of those already
-//! placed; `explain` agrees with `decide`; `release` is the exact inverse of `occupy`.
+//! placed; the index finds what a look at every host finds; `explain` agrees with `decide`;
+//! `release` is the exact inverse of `occupy`.
 
 mod cluster;
 mod decide;
@@ -23,6 +25,7 @@ mod explanation;
 mod filter;
 mod fragmentation;
 mod group;
+mod index;
 pub mod packing;
 mod request;
 mod row;
@@ -30,7 +33,7 @@ mod score;
 mod split;
 mod topology;
 
-pub use cluster::{Cluster, Occupied, OccupyError, Over, Placed, RemoveHostError};
+pub use cluster::{Cluster, Footprint, Occupied, OccupyError, Over, Placed, RemoveHostError};
 pub use devices::{DeviceShare, Devices, MAX_DEVICES};
 pub use explanation::{
     Choice, Explanation, HostVerdict, Refusal, RefusalCount, Refusals, RefusedHost, Verdict,

@@ -1,7 +1,7 @@
 //! One host as decisions read it: numbers first, the rest behind a pointer, so that a scan over
 //! many hosts touches little memory.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use plimsoll_model::{
     Element, ExclusiveAgainst, HostId, Label, Name, ProjectId, Resources, Rule, Strength, VmId,
@@ -26,14 +26,18 @@ pub(crate) const MAY_BE_UNACCOUNTED: [bool; SCALARS] = [false, false, false, tru
 pub(crate) struct Row {
     pub(crate) id: HostId,
     pub(crate) domains: Domains,
+    /// Its stratum in the index.
+    pub(crate) stratum: u32,
+    /// How many models of accelerators are in `detail`: most hosts have none, and a look at many
+    /// hosts should not have to go there to see it.
+    pub(crate) models: u32,
     /// Whether it takes new VMs.
     pub(crate) open: bool,
     /// VMs here that require to be alone in some way.
     pub(crate) keepers: u32,
-    pub(crate) capacity: [u64; SCALARS],
+    /// Shared by hosts of the same shape.
+    pub(crate) capacity: Arc<[u64; SCALARS]>,
     pub(crate) free: [u64; SCALARS],
-    /// `free / capacity`; 0 where the capacity is 0.
-    pub(crate) free_share: [f64; SCALARS],
     /// The mean free share over all elements of which the host has a capacity.
     pub(crate) mean_free: f64,
     pub(crate) detail: Box<Detail>,
@@ -94,18 +98,20 @@ pub(crate) fn requires_alone(request: &Request, against: ExclusiveAgainst) -> bo
 }
 
 impl Row {
-    pub(crate) fn new(state: HostState, domains: Domains) -> Self {
+    /// A host with no VMs; `capacity` are the scalars of its capacity.
+    pub(crate) fn new(state: HostState, domains: Domains, capacity: Arc<[u64; SCALARS]>) -> Self {
         let pools = demanded(&state.capacity.accelerators)
             .map(|(model, capacity)| DevicePool::new(model.clone(), capacity))
             .collect();
         let mut row = Self {
             id: state.id,
             domains,
+            stratum: 0,
+            models: 0,
             open: state.unschedulable.is_none(),
             keepers: 0,
-            capacity: state.capacity.scalars(),
+            capacity,
             free: [0; SCALARS],
-            free_share: [0.0; SCALARS],
             mean_free: 0.0,
             detail: Box::new(Detail {
                 state,
@@ -125,6 +131,24 @@ impl Row {
         self.detail.state = state;
     }
 
+    /// The free share of a scalar element; 0 where the capacity is 0.
+    pub(crate) fn free_share(&self, element: usize) -> f64 {
+        match self.capacity[element] {
+            0 => 0.0,
+            capacity => share(self.free[element], capacity),
+        }
+    }
+
+    /// Whether no decision can tell two hosts of the same kind apart but by their ids and by who
+    /// is on them.
+    pub(crate) fn is_in_the_same_state_as(&self, other: &Self) -> bool {
+        let mut pools = self.pools().iter().zip(other.pools());
+        self.free == other.free
+            && self.capacity == other.capacity
+            && self.models == other.models
+            && pools.all(|(a, b)| a.is_in_the_same_state_as(b))
+    }
+
     /// The devices that a demand gets here, by best fit.
     pub(crate) fn choose_devices(&self, demand: &Resources) -> Devices {
         let chosen = demanded(&demand.accelerators).filter_map(|(model, need)| {
@@ -134,17 +158,22 @@ impl Row {
         Devices(chosen.collect())
     }
 
+    /// Its accelerators, by model.
+    pub(crate) fn pools(&self) -> &[DevicePool] {
+        if self.models == 0 { &[] } else { &self.detail.pools }
+    }
+
     /// The model that a request for one of several gets here: the first by name that has room, or
     /// else the first that would do at all.
     pub(crate) fn model_for(&self, request: &Request) -> Option<&Label> {
         let any = request.accelerator.as_ref()?;
-        let mut pools = self.detail.pools.iter();
+        let mut pools = self.pools().iter();
         let own = |pool: &DevicePool| request.demand.accelerators.get(&pool.model);
         let acceptable = |pool: &&DevicePool| pool.capacity > 0 && any.accepts(&pool.model);
         let fits = |pool: &&DevicePool| pool.fits(own(pool).saturating_add(any.thousandths));
         pools
             .find(|pool| acceptable(pool) && fits(pool))
-            .or_else(|| self.detail.pools.iter().find(acceptable))
+            .or_else(|| self.pools().iter().find(acceptable))
             .map(|pool| &pool.model)
     }
 
@@ -162,7 +191,7 @@ impl Row {
     }
 
     pub(crate) fn pool(&self, model: &Label) -> Option<&DevicePool> {
-        let pools = &self.detail.pools;
+        let pools = self.pools();
         pools.binary_search_by(|pool| pool.model.cmp(model)).ok().map(|i| &pools[i])
     }
 
@@ -236,6 +265,18 @@ impl Row {
         self.refresh();
     }
 
+    /// What is kept of the host beside the row, in bytes, without its VMs.
+    pub(crate) fn inventory_bytes(&self) -> usize {
+        let state = &self.detail.state;
+        let labels = state.labels.iter().flat_map(|(key, value)| [key, value]);
+        let labels = labels.chain(&state.rack).chain(&state.zone).map(Label::as_str);
+        let texts = labels.chain([&state.name].into_iter().chain(&state.pool).map(Name::as_str));
+        size_of::<Detail>()
+            + texts.map(str::len).sum::<usize>()
+            + self.detail.pools.capacity() * size_of::<DevicePool>()
+            + self.detail.tenants.capacity() * size_of::<Tenant>()
+    }
+
     /// What of this VM's demand is over the host's capacity.
     pub(crate) fn over(&self, placed: &Placed) -> Vec<Over> {
         let demand = &placed.request.demand;
@@ -261,7 +302,7 @@ impl Row {
     }
 
     /// Whether the host accounts for a scalar element.
-    pub(crate) const fn accounts(&self, element: usize) -> bool {
+    pub(crate) fn accounts(&self, element: usize) -> bool {
         self.capacity[element] > 0 || !MAY_BE_UNACCOUNTED[element]
     }
 
@@ -316,12 +357,12 @@ impl Row {
     /// Recomputes what is derived. Always from the exact sums, so that taking a VM back restores
     /// the same floating-point numbers.
     fn refresh(&mut self) {
+        self.models = u32::try_from(self.detail.pools.len()).unwrap_or(u32::MAX);
         let (mut sum, mut elements) = (0.0, 0_u32);
         for i in 0..SCALARS {
             self.free[i] = self.capacity[i].saturating_sub(clamp(self.detail.committed[i]));
             if self.capacity[i] > 0 {
-                self.free_share[i] = share(self.free[i], self.capacity[i]);
-                sum += self.free_share[i];
+                sum += self.free_share(i);
                 elements += 1;
             }
         }
@@ -348,6 +389,11 @@ fn keeper(request: &Request) -> (u32, u32) {
         u32::from(requires_alone(request, ExclusiveAgainst::OtherProjects)),
         u32::from(requires_alone(request, ExclusiveAgainst::OtherApplications)),
     )
+}
+
+/// Whether a VM requires to be alone in some way.
+pub(crate) fn is_keeper(request: &Request) -> bool {
+    keeper(request) != (0, 0)
 }
 
 /// One amount as a share of another that is not zero. Both are rounded to 53 bits first, which

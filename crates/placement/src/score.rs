@@ -100,11 +100,11 @@ pub(crate) fn score(policy: Policy, asked: &Asked<'_>, row: &Row) -> f64 {
 fn elements(asked: &Asked<'_>, row: &Row, mut f: impl FnMut(f64, f64)) {
     for i in 0..SCALARS {
         if row.capacity[i] > 0 {
-            f(share(asked.need[i], row.capacity[i]), row.free_share[i]);
+            f(share(asked.need[i], row.capacity[i]), row.free_share(i));
         }
     }
     let demand = asked.demand_on(row);
-    for pool in row.detail.pools.iter().filter(|pool| pool.capacity > 0) {
+    for pool in row.pools().iter().filter(|pool| pool.capacity > 0) {
         let need = demand.accelerators.get(&pool.model);
         f(share(need, pool.capacity), share(pool.free(), pool.capacity));
     }

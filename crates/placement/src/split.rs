@@ -140,7 +140,7 @@ impl Cluster {
         let mut fewest = 1;
         for (element, need) in total.elements().filter(|(_, need)| *need > 0) {
             let (mut sum, mut largest) = (0_u64, 0_u64);
-            for row in self.rows().iter().filter(|row| row.open) {
+            for row in self.rows().filter(|row| row.open) {
                 let free = row.free_for(&element);
                 sum = sum.saturating_add(free);
                 largest = largest.max(free);

@@ -2,11 +2,12 @@
 //!
 //! A *domain* is one host, one rack or one zone, as a small number. Each host lies in one domain
 //! per scope; a host without a rack is the only one in its rack, hosts without a zone share one.
+//! A host's own domain is its slot, by which it is found again.
 //! Rules about groups are then answered by counts per domain, without looking at single VMs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use plimsoll_model::{Label, Name, ProjectId, Rule, Scope, Strength};
+use plimsoll_model::{HostId, Label, Name, ProjectId, Rule, Scope, Strength};
 
 use crate::request::{HostState, Request};
 
@@ -25,34 +26,75 @@ pub(crate) const fn index(scope: Scope) -> usize {
     }
 }
 
-/// Numbers the domains.
+/// Marks the number of a rack; below are the slots of hosts that are each a rack of their own.
+const RACK: Domain = 1 << 31;
+
+/// Numbers the domains, and knows the hosts of each rack.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Topology {
-    next: Domain,
     racks: BTreeMap<(Option<Label>, Label), Domain>,
+    /// The hosts of each rack with their slots, by id.
+    members: Vec<BTreeSet<(HostId, u32)>>,
     zones: BTreeMap<Option<Label>, Domain>,
 }
 
 impl Topology {
-    /// The domains of a host; one that was known keeps its own domain.
-    pub(crate) fn domains(&mut self, state: &HostState, known: Option<&Domains>) -> Domains {
-        let host = known.map_or_else(|| Self::number(&mut self.next), |domains| domains[0]);
-        let rack = state.rack.as_ref().map_or(host, |rack| {
-            *self
-                .racks
-                .entry((state.zone.clone(), rack.clone()))
-                .or_insert_with(|| Self::number(&mut self.next))
+    /// The domains of the host in a slot.
+    pub(crate) fn domains(&mut self, state: &HostState, slot: u32) -> Domains {
+        let rack = state.rack.as_ref().map_or(slot, |rack| {
+            let next = RACK | number(self.racks.len());
+            *self.racks.entry((state.zone.clone(), rack.clone())).or_insert(next)
         });
-        let zone =
-            *self.zones.entry(state.zone.clone()).or_insert_with(|| Self::number(&mut self.next));
-        [host, rack, zone]
+        let next = number(self.zones.len());
+        let zone = *self.zones.entry(state.zone.clone()).or_insert(next);
+        [slot, rack, zone]
     }
 
-    const fn number(next: &mut Domain) -> Domain {
-        let number = *next;
-        *next += 1;
-        number
+    /// Every zone that was ever named.
+    pub(crate) fn zones(&self) -> impl Iterator<Item = Domain> + '_ {
+        self.zones.values().copied()
     }
+
+    /// States that a host is in its rack.
+    pub(crate) fn join(&mut self, host: HostId, domains: &Domains) {
+        if let Some(rack) = rack(domains[1]) {
+            if self.members.len() <= rack {
+                self.members.resize_with(rack + 1, BTreeSet::new);
+            }
+            self.members[rack].insert((host, domains[0]));
+        }
+    }
+
+    /// The inverse of [`Self::join`].
+    pub(crate) fn leave(&mut self, host: HostId, domains: &Domains) {
+        if let Some(members) = rack(domains[1]).and_then(|rack| self.members.get_mut(rack)) {
+            members.remove(&(host, domains[0]));
+        }
+    }
+
+    /// The slots of the hosts of a host or rack domain, by id.
+    pub(crate) fn slots(&self, domain: Domain) -> impl Iterator<Item = u32> + '_ {
+        let members = rack(domain).and_then(|rack| self.members.get(rack));
+        let single = rack(domain).is_none().then_some(domain);
+        single.into_iter().chain(members.into_iter().flatten().map(|(_, slot)| *slot))
+    }
+
+    /// The highest id in a rack, if the ids from its lowest to its highest are all its own.
+    pub(crate) fn last_of_dense(&self, domain: Domain) -> Option<HostId> {
+        let members = self.members.get(rack(domain)?)?;
+        let ((first, _), (last, _)) = (members.first()?, members.last()?);
+        ((last.0 - first.0) as usize + 1 == members.len()).then_some(*last)
+    }
+}
+
+/// The place of a numbered rack.
+const fn rack(domain: Domain) -> Option<usize> {
+    if domain & RACK == 0 { None } else { Some((domain & !RACK) as usize) }
+}
+
+/// There are no more racks and zones than hosts, whose ids are 32 bits wide.
+fn number(count: usize) -> Domain {
+    Domain::try_from(count).unwrap_or(Domain::MAX) & !RACK
 }
 
 /// How many of something are in each domain of one scope.
@@ -68,6 +110,11 @@ pub(crate) struct Counts {
 impl Counts {
     pub(crate) const fn total(&self) -> u32 {
         self.total
+    }
+
+    /// The domains in which there are any, with how many.
+    pub(crate) fn domains(&self) -> impl Iterator<Item = (Domain, u32)> + '_ {
+        self.at.iter().map(|(domain, count)| (*domain, *count))
     }
 
     pub(crate) fn at(&self, domain: Domain) -> u32 {

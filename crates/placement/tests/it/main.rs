@@ -4,6 +4,7 @@
 
 mod edges;
 mod golden;
+mod index;
 mod naive;
 mod outlook;
 mod properties;
