@@ -11,6 +11,7 @@
 //! machine, but for how long it took.
 
 pub mod azure;
+pub mod churn;
 mod cluster;
 #[cfg(test)]
 mod data;

@@ -244,7 +244,7 @@ fn place(
     let (demand, accelerator) = asks_for(pod);
     let mut request = cluster::request(number, demand);
     request.accelerator = accelerator;
-    let Ok(choice) = cluster.decide(&request, policy) else { return Ok(false) };
+    let Some(choice) = cluster.find(&request, policy) else { return Ok(false) };
     cluster
         .occupy_devices(choice.host, &request, &choice.devices)
         .map_err(OpenbError::Place)

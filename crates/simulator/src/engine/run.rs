@@ -236,7 +236,7 @@ impl<O: Observer> Run<'_, O> {
 
 /// The one question of a run.
 fn decide(cluster: &Cluster, request: &Request, policy: Policy) -> Option<Choice> {
-    cluster.decide(request, policy).ok()
+    cluster.find(request, policy)
 }
 
 /// How the `ffd` policies order VMs that arrive together: by their shares of a mean host, as
