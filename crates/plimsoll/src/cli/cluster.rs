@@ -3,10 +3,11 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use plimsoll_model::{
     BitsPerSecond, Bytes, BytesPerSecond, IoPerSecond, Label, MilliCores, Name, Policy,
 };
+use serde::Serialize;
 
 use super::values::duration;
 
@@ -280,6 +281,77 @@ A manager of its own is started on this machine, with its store on disk, and end
 Examples:
   plimsoll bench manager --hosts 1000 --vms 20000 --json")]
     Manager(BenchManagerArgs),
+    /// Decisions of placement, beside a look at every host
+    #[command(after_help = "\
+Hosts of five shapes are filled to 70 % by VMs that come and go. Then each policy places the requests,
+one after the other; a VM leaves after each. What is timed is the decision and stating it.
+
+Examples:
+  plimsoll bench placement --hosts 100000 --policy cosine
+  plimsoll bench placement --hosts 1000000 --mix arbitrary --policy l2-diff --verify 2000 --json
+  plimsoll bench placement --policy first-fit,most-free,least-free --constraints anti")]
+    Placement(BenchPlacementArgs),
+}
+
+/// The sizes of the VMs of a benchmark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum BenchMix {
+    /// Catalogue sizes: few distinct states of hosts
+    Catalog,
+    /// Drawn from continuous ranges: nearly all hosts differ
+    Arbitrary,
+}
+
+/// The rules of the VMs of a benchmark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum BenchRules {
+    /// No rules
+    None,
+    /// Groups of 100 prefer other racks than the rest of their group
+    Spread,
+    /// Groups of 100 must be on other hosts than the rest of their group
+    Anti,
+}
+
+impl BenchRules {
+    /// In words.
+    pub(crate) const fn describe(self) -> &'static str {
+        match self {
+            Self::None => "no rules",
+            Self::Spread => "groups of 100 spread over racks",
+            Self::Anti => "groups of 100 apart",
+        }
+    }
+}
+
+/// Measures placement.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchPlacementArgs {
+    /// How many hosts
+    #[arg(long, value_name = "N", default_value_t = 100_000,
+          value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) hosts: u32,
+    /// The sizes of the VMs
+    #[arg(long, value_enum, default_value = "catalog")]
+    pub(crate) mix: BenchMix,
+    /// The policy; of several, separated by commas, each is measured
+    #[arg(long, value_name = "P", value_delimiter = ',', default_value = "most-free")]
+    pub(crate) policy: Vec<Policy>,
+    /// The rules of the VMs that are measured
+    #[arg(long, value_enum, default_value = "none")]
+    pub(crate) constraints: BenchRules,
+    /// How many placements are measured
+    #[arg(long, value_name = "M", default_value_t = 20_000,
+          value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    pub(crate) requests: u32,
+    /// Compare so many of the decisions with a look at every host
+    #[arg(long, value_name = "K", default_value_t = 100)]
+    pub(crate) verify: u32,
+    /// What the VMs are drawn with
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
 }
 
 /// Measures the manager.

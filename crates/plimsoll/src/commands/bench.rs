@@ -47,6 +47,8 @@ use crate::{
     output::{Output, progress::Progress},
 };
 
+pub(super) mod placement;
+
 const START_LIMIT: Duration = Duration::from_secs(120);
 const DISK: [u8; 4096] = [0; 4096];
 /// What a VM costs its host beside its own: the default of the cluster's settings.

@@ -195,6 +195,9 @@ pub(crate) fn completion(args: &CompletionArgs, output: Output) -> Outcome {
 /// Measures.
 pub(crate) async fn bench(command: BenchCommand, output: Output) -> Outcome {
     match command {
+        BenchCommand::Placement(args) => {
+            tokio::task::block_in_place(|| super::bench::placement::placement(&args, output))
+        }
         BenchCommand::Manager(args) => super::bench::manager(&args, output).await,
     }
 }

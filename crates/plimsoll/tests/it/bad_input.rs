@@ -204,6 +204,10 @@ const CASES: &[Case] = &[
         "nodes.csv, line 1, column",
     ),
     (&["bench", "manager", "--batch", "0"], 2, "0 is not in 1..=1000"),
+    (&["bench", "placement", "--hosts", "0"], 2, "0 is not in 1..=10000000"),
+    (&["bench", "placement", "--mix", "all"], 2, "catalog, arbitrary"),
+    (&["bench", "placement", "--policy", "first-fit,best"], 2, "`best` is not a placement policy"),
+    (&["bench", "placement", "--constraints", "some"], 2, "none, spread, anti"),
     (&["-p", "shop", "vm", "exec", "web", "--timeout", "1h", "--", "ls"], 2, "at most 10m"),
     (&["-p", "shop", "vm", "console", "web", "--json"], 2, "a console has no JSON form"),
 ];

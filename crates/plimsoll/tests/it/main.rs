@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails in a test's own hands fails the test")]
 
 mod bad_input;
+mod bench;
 mod help;
 mod program;
 mod simulate;

@@ -1,0 +1,198 @@
+//! `plimsoll bench placement`: how long one placement takes, beside a look at every host.
+//!
+//! What is timed as a placement is the decision and stating it: the index pays for its upkeep. The
+//! scan is timed for the decision alone.
+
+use std::time::{Duration, Instant};
+
+use plimsoll_model::Policy;
+use plimsoll_simulator::churn::{Churn, Mix, Rules};
+use serde::Serialize;
+
+use crate::{
+    cli::cluster::{BenchMix, BenchPlacementArgs, BenchRules},
+    failure::{Failure, Outcome},
+    output::{Output, progress::Work},
+};
+
+/// What was measured of one policy.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Report {
+    hosts: u32,
+    mix: BenchMix,
+    policy: Policy,
+    constraints: BenchRules,
+    requests: u32,
+    p50_us: f64,
+    p99_us: f64,
+    /// Placements and departures together, in placements a second.
+    per_second: f64,
+    scan_p50_us: Option<f64>,
+    speedup_p50: Option<f64>,
+    /// What decisions read and search.
+    bytes_per_host: usize,
+    /// Names, labels and exact sums; VMs are not counted.
+    inventory_bytes_per_host: usize,
+    vms: usize,
+    /// Requests for which no host had room.
+    refused: u32,
+    verified: u32,
+    mismatches: u32,
+}
+
+/// Measures, and prints a report for each policy.
+pub(crate) fn placement(args: &BenchPlacementArgs, output: Output) -> Outcome {
+    let work = Work::new();
+    let mix = match args.mix {
+        BenchMix::Catalog => Mix::Catalog,
+        BenchMix::Arbitrary => Mix::Arbitrary,
+    };
+    let (mut cluster, mut churn) = Churn::fill(args.hosts, mix, args.seed, &mut |done, of| {
+        work.set(done, of, || "filling the hosts".into());
+    });
+    let mut mismatches = 0;
+    for policy in &args.policy {
+        let report = measure(args, *policy, &mut cluster, &mut churn, &work);
+        mismatches += report.mismatches;
+        if output.is_json() && args.policy.len() > 1 {
+            output.json_line(&report)?;
+        } else {
+            output.show(&report, people)?;
+        }
+    }
+    match mismatches {
+        0 => Ok(()),
+        some => Err(Failure::new(format!("{some} decisions differ from those of the scan"))),
+    }
+}
+
+/// What was timed.
+#[derive(Default)]
+struct Times {
+    placements: Vec<Duration>,
+    scans: Vec<Duration>,
+    departures: Duration,
+    refused: u32,
+    mismatches: u32,
+}
+
+fn measure(
+    args: &BenchPlacementArgs,
+    policy: Policy,
+    cluster: &mut plimsoll_placement::Cluster,
+    churn: &mut Churn,
+    work: &Work,
+) -> Report {
+    let rules = match args.constraints {
+        BenchRules::None => Rules::None,
+        BenchRules::Spread => Rules::Spread,
+        BenchRules::Anti => Rules::Anti,
+    };
+    // The policy makes itself at home first.
+    let warm_up = args.requests / 4;
+    let verify = args.verify.min(args.requests);
+    let mut times = Times::default();
+    for number in 0..warm_up + args.requests {
+        let request = churn.request(rules);
+        let measured = number.checked_sub(warm_up);
+        let of = u64::from(args.requests);
+        let due = measured.is_some_and(|number| {
+            u64::from(number) * u64::from(verify) / of
+                < (u64::from(number) + 1) * u64::from(verify) / of
+        });
+        let scanned = due.then(|| {
+            let begin = Instant::now();
+            let scanned = cluster.find_by_scan(&request, policy);
+            times.scans.push(begin.elapsed());
+            // The scan has swept the caches, which placements in a row share.
+            let _ = cluster.find(&request, policy);
+            scanned
+        });
+        let begin = Instant::now();
+        let choice = cluster.find(&request, policy);
+        if let Some(choice) = &choice {
+            // It cannot fail: the host is there and the VM is new.
+            let _ = cluster.occupy_devices(choice.host, &request, &choice.devices);
+        }
+        let placed = begin.elapsed();
+        if choice.is_some() {
+            churn.arrived(&request);
+        }
+        let begin = Instant::now();
+        churn.depart(cluster);
+        if measured.is_some() {
+            times.departures += begin.elapsed();
+            times.placements.push(placed);
+            times.refused += u32::from(choice.is_none());
+        }
+        if let Some(scanned) = scanned {
+            times.mismatches += u32::from(scanned != choice);
+        }
+        work.set(number.into(), (warm_up + args.requests).into(), || policy.to_string());
+    }
+    report(args, policy, cluster, churn, times)
+}
+
+fn report(
+    args: &BenchPlacementArgs,
+    policy: Policy,
+    cluster: &plimsoll_placement::Cluster,
+    churn: &Churn,
+    mut times: Times,
+) -> Report {
+    let busy = times.placements.iter().sum::<Duration>() + times.departures;
+    let p50_us = quantile(&mut times.placements, 50).unwrap_or_default();
+    let p99_us = quantile(&mut times.placements, 99).unwrap_or_default();
+    let scan_p50_us = quantile(&mut times.scans, 50);
+    let footprint = cluster.footprint();
+    let hosts = usize::try_from(args.hosts).unwrap_or(1);
+    Report {
+        hosts: args.hosts,
+        mix: args.mix,
+        policy,
+        constraints: args.constraints,
+        requests: args.requests,
+        p50_us,
+        p99_us,
+        per_second: f64::from(args.requests) / busy.as_secs_f64().max(f64::MIN_POSITIVE),
+        scan_p50_us,
+        speedup_p50: scan_p50_us.map(|scan| scan / p50_us.max(f64::MIN_POSITIVE)),
+        bytes_per_host: footprint.search / hosts,
+        inventory_bytes_per_host: footprint.inventory / hosts,
+        vms: churn.vms(),
+        refused: times.refused,
+        verified: u32::try_from(times.scans.len()).unwrap_or(u32::MAX),
+        mismatches: times.mismatches,
+    }
+}
+
+/// In microseconds; none of nothing.
+fn quantile(times: &mut [Duration], percent: usize) -> Option<f64> {
+    times.sort_unstable();
+    let at = (times.len() * percent / 100).min(times.len().checked_sub(1)?);
+    Some(times[at].as_secs_f64() * 1e6)
+}
+
+fn people(output: &Output, report: &Report) -> String {
+    let mut facts = vec![
+        ("policy", format!("{}, {}", report.policy, report.constraints.describe())),
+        ("hosts", format!("{} with {} VMs", report.hosts, report.vms)),
+        ("a placement", format!("p50 {:.1} us, p99 {:.1} us", report.p50_us, report.p99_us)),
+        ("with departures", format!("{:.0} placements a second", report.per_second)),
+        (
+            "memory",
+            format!(
+                "{} bytes a host for the search, {} for the inventory",
+                report.bytes_per_host, report.inventory_bytes_per_host
+            ),
+        ),
+    ];
+    if let (Some(scan), Some(speedup)) = (report.scan_p50_us, report.speedup_p50) {
+        facts.push(("a scan", format!("p50 {scan:.1} us, {speedup:.0} times as long")));
+        facts.push((
+            "verified",
+            format!("{} decisions, {} differ from the scan", report.verified, report.mismatches),
+        ));
+    }
+    output.facts(&facts)
+}

@@ -1,0 +1,36 @@
+//! `plimsoll bench placement` on a cluster that is small enough for every decision to be verified.
+
+use serde_json::Value;
+
+use super::program::run_in;
+
+#[test]
+fn placement_is_measured_and_every_decision_is_that_of_a_scan() {
+    let home = tempfile::tempdir().unwrap();
+    for mix in ["catalog", "arbitrary"] {
+        for constraints in ["none", "spread", "anti"] {
+            let ran = run_in(
+                home.path(),
+                &[
+                    &["bench", "placement", "--hosts", "200", "--mix", mix],
+                    &["--policy", "cosine", "--constraints", constraints][..],
+                    &["--requests", "200", "--verify", "200", "--json"][..],
+                ]
+                .concat(),
+            );
+            assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+            let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+            for key in ["p50_us", "p99_us", "per_second", "scan_p50_us", "speedup_p50"] {
+                assert!(report[key].as_f64().unwrap() > 0.0, "{key}: {report}");
+            }
+            let counted = [("hosts", 200), ("requests", 200), ("verified", 200), ("mismatches", 0)];
+            for (key, value) in counted {
+                assert_eq!(report[key], value, "{key}: {report}");
+            }
+            assert!(report["bytes_per_host"].as_u64().unwrap() > 100, "{report}");
+            assert_eq!(report["mix"], mix);
+            assert_eq!(report["policy"], "cosine");
+            assert_eq!(report["constraints"], constraints);
+        }
+    }
+}
