@@ -112,7 +112,8 @@ pub struct Cluster {
     index: Index,
 }
 
-/// Two clusters are equal when the same facts are known of them; how they are searched is none.
+/// Two clusters are equal when the same facts are known of them and their hosts came in the same
+/// order, for their slots are compared too; how they are searched is not.
 impl PartialEq for Cluster {
     fn eq(&self, other: &Self) -> bool {
         let rows = |cluster: &Self| cluster.slots.values().map(|slot| *slot as usize).collect();
