@@ -102,9 +102,20 @@ fn rate(from: &Namespace, to: &Namespace, address: SocketAddr) -> f64 {
     rate
 }
 
-fn is_near(rate: f64, wanted: u64) -> bool {
-    let wanted = (wanted * 1_000_000) as f64;
-    (wanted * 0.9..wanted * 1.02).contains(&rate)
+/// Measures until the rate is within a tenth of so many Mbit/s, three times at most: a busy machine
+/// makes it lower now and then; nothing but a missing limit makes it higher.
+fn assert_near(mbits: u32, measure: impl Fn() -> f64) {
+    let wanted = f64::from(mbits) * 1e6;
+    let mut rates = Vec::new();
+    for _ in 0..3 {
+        let rate = measure();
+        rates.push(rate);
+        assert!(rate < 1.02 * wanted, "{rates:?} for {wanted}");
+        if rate > 0.9 * wanted {
+            return;
+        }
+    }
+    panic!("{rates:?} for {wanted}");
 }
 
 #[test]
@@ -295,19 +306,17 @@ fn limits_are_felt_in_both_directions_and_change_under_load() {
     );
     let free = Guest::start(&host, nic(7, 12));
     let at = |number| SocketAddr::from((Ipv4Addr::new(10, 10, 0, number), 7000));
-    let to_guest = rate(free.namespace(), limited.namespace(), at(11));
-    let from_guest = rate(limited.namespace(), free.namespace(), at(12));
-    assert!(is_near(to_guest, 20), "{to_guest}");
-    assert!(is_near(from_guest, 10), "{from_guest}");
+    let to_guest = || rate(free.namespace(), limited.namespace(), at(11));
+    let from_guest = || rate(limited.namespace(), free.namespace(), at(12));
+    assert_near(20, to_guest);
+    assert_near(10, from_guest);
     let rates = NicRates { to_guest: mbit(10), from_guest: mbit(20) };
     host.run_async(async move || {
         let fabric = Fabric::prepare(None).await;
         assert_eq!(fabric.set_rates(vm(11), 0, rates).await.unwrap(), rates);
     });
-    let to_guest = rate(free.namespace(), limited.namespace(), at(11));
-    let from_guest = rate(limited.namespace(), free.namespace(), at(12));
-    assert!(is_near(to_guest, 10), "{to_guest}");
-    assert!(is_near(from_guest, 20), "{from_guest}");
+    assert_near(10, to_guest);
+    assert_near(20, from_guest);
     let taps = host.run_async(async || Fabric::prepare(None).await.taps().unwrap());
     let counters = taps[&tap_name(vm(11), 0)];
     assert!(counters.to_guest_bytes > 4 << 20 && counters.from_guest_bytes > 4 << 20);
