@@ -34,14 +34,16 @@ impl World {
         for (free, need) in after.scalars.iter_mut().zip(request.demand.scalars()) {
             *free = free.map(|free| free - need);
         }
-        let mut ways = vec![(BTreeMap::new(), after)];
-        for (model, need) in request.demand.accelerators.0.iter().filter(|(_, need)| **need > 0) {
-            for (_, free) in &mut ways {
-                for _ in 0..need / 1000 {
-                    let devices = free.devices.get_mut(model).unwrap();
-                    *devices.iter_mut().find(|free| **free == 1000).unwrap() = 0;
-                }
+        let demanded = || request.demand.accelerators.0.iter();
+        for (model, need) in demanded().filter(|(_, need)| **need >= 1000) {
+            for _ in 0..need / 1000 {
+                let devices = after.devices.get_mut(model).unwrap();
+                *devices.iter_mut().find(|free| **free == 1000).unwrap() = 0;
             }
+        }
+        let mut ways = vec![(BTreeMap::new(), after)];
+        // Shares come when all whole devices are taken.
+        for (model, need) in demanded() {
             let share = need % 1000;
             if share == 0 {
                 continue;
