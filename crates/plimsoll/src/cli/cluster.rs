@@ -346,8 +346,9 @@ pub(crate) struct BenchPlacementArgs {
     #[arg(long, value_name = "M", default_value_t = 20_000,
           value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     pub(crate) requests: u32,
-    /// Compare so many of the decisions with a look at every host
-    #[arg(long, value_name = "K", default_value_t = 100)]
+    /// Compare so many more decisions with a look at every host
+    #[arg(long, value_name = "K", default_value_t = 100,
+          value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub(crate) verify: u32,
     /// What the VMs are drawn with
     #[arg(long, value_name = "N", default_value_t = 1)]

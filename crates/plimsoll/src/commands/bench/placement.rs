@@ -88,24 +88,17 @@ fn measure(
         BenchRules::Spread => Rules::Spread,
         BenchRules::Anti => Rules::Anti,
     };
-    // The policy makes itself at home first.
+    // The policy makes itself at home first. What is verified comes last: each scan sweeps the
+    // caches, which placements in a row share.
     let warm_up = args.requests / 4;
-    let verify = args.verify.min(args.requests);
+    let all = warm_up + args.requests + args.verify;
     let mut times = Times::default();
-    for number in 0..warm_up + args.requests {
+    for number in 0..all {
         let request = churn.request(rules);
-        let measured = number.checked_sub(warm_up);
-        let of = u64::from(args.requests);
-        let due = measured.is_some_and(|number| {
-            u64::from(number) * u64::from(verify) / of
-                < (u64::from(number) + 1) * u64::from(verify) / of
-        });
-        let scanned = due.then(|| {
+        let scanned = (number >= warm_up + args.requests).then(|| {
             let begin = Instant::now();
             let scanned = cluster.find_by_scan(&request, policy);
             times.scans.push(begin.elapsed());
-            // The scan has swept the caches, which placements in a row share.
-            let _ = cluster.find(&request, policy);
             scanned
         });
         let begin = Instant::now();
@@ -120,15 +113,14 @@ fn measure(
         }
         let begin = Instant::now();
         churn.depart(cluster);
-        if measured.is_some() {
+        if let Some(scanned) = scanned {
+            times.mismatches += u32::from(scanned != choice);
+        } else if number >= warm_up {
             times.departures += begin.elapsed();
             times.placements.push(placed);
             times.refused += u32::from(choice.is_none());
         }
-        if let Some(scanned) = scanned {
-            times.mismatches += u32::from(scanned != choice);
-        }
-        work.set(number.into(), (warm_up + args.requests).into(), || policy.to_string());
+        work.set(number.into(), all.into(), || policy.to_string());
     }
     report(args, policy, cluster, churn, times)
 }
