@@ -1,6 +1,8 @@
 //! Facts and questions that should not be, and must do no harm.
 
-use plimsoll_model::{Bytes, HostId, MilliCores, Policy, ProjectId, Resources};
+use plimsoll_model::{
+    Bytes, Constraint, HostId, MilliCores, Policy, ProjectId, Resources, Rule, Scope, Strength,
+};
 use plimsoll_placement::{
     Cluster, HostState, MAX_DEVICES, OccupyError, Refusal, RemoveHostError, Request, SplitLimits,
     SplitRefusal,
@@ -120,4 +122,26 @@ fn strange_groups_and_totals_leave_the_cluster_as_it_was() {
         SplitLimits { max_per_vm: Resources { cpu: MilliCores(1), ..one_core.clone() }, ..any };
     assert!(matches!(split(&one_core, &tiny), Err(SplitRefusal::Limits { .. })));
     assert_eq!(cluster, before);
+}
+
+#[test]
+fn a_refused_rack_hides_no_host_that_lies_among_its_own() {
+    let mut cluster = Cluster::new();
+    // All alike, and so in one row of the index; racks a, a, b, a.
+    for (id, rack) in [(1, "a"), (2, "a"), (3, "b"), (4, "a")] {
+        let capacity = Resources { cpu: MilliCores::cores(4), ..Resources::default() };
+        cluster.upsert_host(HostState { rack: Some(label(rack)), ..host(id, capacity) });
+    }
+    let member = |number| {
+        let mut request = request(number, Resources::default());
+        request.groups.insert(name("g"));
+        let rule = Rule::AntiAffinity { group: name("g"), scope: Scope::Rack };
+        request.constraints.push(Constraint { strength: Strength::Required, rule });
+        request
+    };
+    let _ = cluster.occupy(HostId(1), &member(1)).unwrap();
+    for policy in Policy::ALL {
+        let found = cluster.find(&member(2), policy).map(|choice| choice.host);
+        assert_eq!(found, Some(HostId(3)), "{policy}");
+    }
 }
