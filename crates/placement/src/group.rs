@@ -1,6 +1,6 @@
 //! All or nothing: places for a whole group of VMs.
 
-use std::collections::BTreeSet;
+use std::{borrow::Borrow, collections::BTreeSet};
 
 use plimsoll_model::{Element, Policy, VmId};
 use serde::{Deserialize, Serialize};
@@ -172,14 +172,16 @@ impl Cluster {
         let _ = self.occupy_devices(choice.host, request, &choice.devices);
     }
 
-    /// The order in which the policy places a group: as given, or by falling size.
-    fn order(&self, requests: &[Request], policy: Policy) -> Vec<usize> {
+    /// The order in which the policy places VMs that come together, as places in the slice: as
+    /// given, or for the `ffd` policies by falling size.
+    #[must_use]
+    pub fn order<R: Borrow<Request>>(&self, requests: &[R], policy: Policy) -> Vec<usize> {
         let mut order: Vec<usize> = (0..requests.len()).collect();
         if !matches!(policy, Policy::FfdProd | Policy::FfdSum) {
             return order;
         }
         let sizes = Sizes::new(self, requests);
-        let sizes: Vec<_> = requests.iter().map(|request| sizes.of(request)).collect();
+        let sizes: Vec<_> = requests.iter().map(|request| sizes.of(request.borrow())).collect();
         // Stable: of equals the first given stays first.
         order.sort_by(|a, b| {
             let ((product_a, sum_a), (product_b, sum_b)) = (sizes[*a], sizes[*b]);
@@ -298,10 +300,10 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn new(cluster: &Cluster, requests: &[Request]) -> Self {
+    fn new<R: Borrow<Request>>(cluster: &Cluster, requests: &[R]) -> Self {
         let mut wanted: Vec<Element> = requests
             .iter()
-            .flat_map(|request| request.demand.elements())
+            .flat_map(|request| request.borrow().demand.elements())
             .filter(|(_, amount)| *amount > 0)
             .map(|(element, _)| element)
             .collect();

@@ -12,6 +12,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use uuid::Uuid;
 
+use crate::cluster::host;
+
 /// How full the cluster is, in percent of its cores.
 pub const FULL_PERCENT: u64 = 70;
 
@@ -95,21 +97,16 @@ impl Churn {
 
     fn host(&mut self, id: u32) -> HostState {
         let (cores, memory, disk) = SHAPES[self.random.random_range(0..SHAPES.len())];
-        let name = |text: String| text.parse().expect("a letter and digits make a name");
+        let capacity = Resources {
+            cpu: MilliCores::cores(cores),
+            memory: Bytes::gib(memory),
+            disk: Bytes::gib(disk),
+            ..Resources::default()
+        };
         HostState {
-            id: HostId(id),
-            name: name(format!("node-{id}")),
             rack: format!("rack-{}", id / RACK).parse().ok(),
             zone: format!("zone-{}", id / RACK % ZONES).parse().ok(),
-            labels: std::collections::BTreeMap::new(),
-            capacity: Resources {
-                cpu: MilliCores::cores(cores),
-                memory: Bytes::gib(memory),
-                disk: Bytes::gib(disk),
-                ..Resources::default()
-            },
-            pool: None,
-            unschedulable: None,
+            ..host(id, capacity)
         }
     }
 

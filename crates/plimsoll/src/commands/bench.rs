@@ -249,8 +249,8 @@ async fn report(
         hosts: args.hosts,
         vms,
         per_second: round(f64::from(vms) / elapsed.as_secs_f64()),
-        p50_ms: quantile(&times, 50),
-        p99_ms: quantile(&times, 99),
+        p50_ms: milliseconds(quantile(&times, 50)),
+        p99_ms: milliseconds(quantile(&times, 99)),
         batch: args.batch,
         parallel: args.parallel,
         running_after_s: running_after_s.map(round),
@@ -264,10 +264,14 @@ fn round(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
 
-/// The smallest time that so many percent of the requests did not exceed, in milliseconds.
-fn quantile(sorted: &[Duration], percent: usize) -> f64 {
+fn milliseconds(time: Duration) -> f64 {
+    round(time.as_secs_f64() * 1000.0)
+}
+
+/// The smallest time that so many percent of the sample did not exceed; zero of nothing.
+fn quantile(sorted: &[Duration], percent: usize) -> Duration {
     let rank = (sorted.len() * percent).div_ceil(100).max(1) - 1;
-    sorted.get(rank).map_or(0.0, |time| round(time.as_secs_f64() * 1000.0))
+    sorted.get(rank).copied().unwrap_or_default()
 }
 
 fn project() -> anyhow::Result<Name> {
@@ -415,8 +419,8 @@ mod tests {
     #[test]
     fn quantiles_are_of_the_sample() {
         let times: Vec<_> = (1..=200).map(Duration::from_millis).collect();
-        assert!((quantile(&times, 50) - 100.0).abs() < 0.01);
-        assert!((quantile(&times, 99) - 198.0).abs() < 0.01);
-        assert!(quantile(&[], 99).abs() < 0.01);
+        assert!((milliseconds(quantile(&times, 50)) - 100.0).abs() < 0.01);
+        assert!((milliseconds(quantile(&times, 99)) - 198.0).abs() < 0.01);
+        assert!(milliseconds(quantile(&[], 99)).abs() < 0.01);
     }
 }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use plimsoll_model::{Policy, Resources, VmId};
+use plimsoll_model::{Policy, VmId};
 use plimsoll_placement::{Choice, Cluster, OccupyError, Placed, Request};
 use thiserror::Error;
 
@@ -110,15 +110,8 @@ pub fn run(
     horizon: Option<SimTime>,
     observer: &mut impl Observer,
 ) -> Result<Totals, RunError> {
-    let sizes = Sizes::new(cluster, policy);
-    let mut run = Run {
-        cluster,
-        policy,
-        sizes,
-        leaving: EventQueue::new(),
-        totals: Totals::default(),
-        observer,
-    };
+    let mut run =
+        Run { cluster, policy, leaving: EventQueue::new(), totals: Totals::default(), observer };
     let end = horizon.unwrap_or(SimTime(u64::MAX));
     let mut before = SimTime::default();
     for arrival in workload {
@@ -131,7 +124,7 @@ pub fn run(
         }
         if run.depart_until(arrival.at).is_break()
             || run.advance(arrival.at).is_break()
-            || run.arrive(arrival)?.is_break()
+            || run.arrive(&arrival)?.is_break()
         {
             return Ok(run.totals);
         }
@@ -147,7 +140,6 @@ pub fn run(
 struct Run<'a, O> {
     cluster: &'a mut Cluster,
     policy: Policy,
-    sizes: Option<Sizes>,
     leaving: EventQueue<VmId>,
     totals: Totals,
     observer: &'a mut O,
@@ -173,18 +165,15 @@ impl<O: Observer> Run<'_, O> {
         ControlFlow::Continue(())
     }
 
-    fn arrive(&mut self, mut arrival: Arrival) -> Result<ControlFlow<()>, RunError> {
+    fn arrive(&mut self, arrival: &Arrival) -> Result<ControlFlow<()>, RunError> {
         if arrival.all_or_nothing {
-            return self.arrive_together(&arrival);
+            return self.arrive_together(arrival);
         }
-        if let Some(sizes) = &self.sizes
-            && arrival.vms.len() > 1
-        {
-            sizes.sort(&mut arrival.vms);
-        }
-        for newcomer in &arrival.vms {
+        let requests: Vec<_> = arrival.vms.iter().map(|newcomer| &newcomer.request).collect();
+        for at in self.cluster.order(&requests, self.policy) {
+            let newcomer = &arrival.vms[at];
             let start = Instant::now();
-            let choice = decide(self.cluster, &newcomer.request, self.policy);
+            let choice = self.cluster.find(&newcomer.request, self.policy);
             let flow = self.settle(arrival.at, newcomer, choice.as_ref(), start)?;
             if flow.is_break() {
                 return Ok(flow);
@@ -232,69 +221,4 @@ impl<O: Observer> Run<'_, O> {
         }
         Ok(self.observer.placed(at, request, choice))
     }
-}
-
-/// The one question of a run.
-fn decide(cluster: &Cluster, request: &Request, policy: Policy) -> Option<Choice> {
-    cluster.find(request, policy)
-}
-
-/// How the `ffd` policies order VMs that arrive together: by their shares of a mean host, as
-/// `docs/algorithms.md` says of groups.
-struct Sizes {
-    policy: Policy,
-    /// The mean capacity of each scalar element over the hosts that have any.
-    mean: [f64; 6],
-}
-
-impl Sizes {
-    fn new(cluster: &Cluster, policy: Policy) -> Option<Self> {
-        if !matches!(policy, Policy::FfdProd | Policy::FfdSum) {
-            return None;
-        }
-        let (mut sums, mut counts) = ([0.0; 6], [0.0; 6]);
-        for host in cluster.hosts() {
-            for (at, amount) in host.capacity.scalars().into_iter().enumerate() {
-                if amount > 0 {
-                    sums[at] += amount_of(amount);
-                    counts[at] += 1.0;
-                }
-            }
-        }
-        let mut mean = [0.0; 6];
-        for at in 0..6 {
-            mean[at] = if counts[at] > 0.0 { sums[at] / counts[at] } else { 0.0 };
-        }
-        Some(Self { policy, mean })
-    }
-
-    /// Largest first; equals stay in the given order.
-    fn sort(&self, vms: &mut [Newcomer]) {
-        let mut asked = [false; 6];
-        for vm in &*vms {
-            for (at, amount) in vm.request.demand.scalars().into_iter().enumerate() {
-                asked[at] |= amount > 0 && self.mean[at] > 0.0;
-            }
-        }
-        let size = |demand: &Resources| {
-            let (mut product, mut sum) = (1.0, 0.0);
-            for (at, amount) in demand.scalars().into_iter().enumerate() {
-                if asked[at] {
-                    let share = amount_of(amount) / self.mean[at];
-                    product *= share;
-                    sum += share;
-                }
-            }
-            if self.policy == Policy::FfdProd { (product, sum) } else { (sum, 0.0) }
-        };
-        vms.sort_by(|a, b| {
-            let (a, b) = (size(&a.request.demand), size(&b.request.demand));
-            b.0.total_cmp(&a.0).then(b.1.total_cmp(&a.1))
-        });
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "sizes are compared, not added up")]
-fn amount_of(amount: u64) -> f64 {
-    amount as f64
 }

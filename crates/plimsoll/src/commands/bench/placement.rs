@@ -9,6 +9,7 @@ use plimsoll_model::Policy;
 use plimsoll_simulator::churn::{Churn, Mix, Rules};
 use serde::Serialize;
 
+use super::quantile;
 use crate::{
     cli::cluster::{BenchMix, BenchPlacementArgs, BenchRules},
     failure::{Failure, Outcome},
@@ -133,9 +134,11 @@ fn report(
     mut times: Times,
 ) -> Report {
     let busy = times.placements.iter().sum::<Duration>() + times.departures;
-    let p50_us = quantile(&mut times.placements, 50).unwrap_or_default();
-    let p99_us = quantile(&mut times.placements, 99).unwrap_or_default();
-    let scan_p50_us = quantile(&mut times.scans, 50);
+    times.placements.sort_unstable();
+    times.scans.sort_unstable();
+    let p50_us = microseconds(quantile(&times.placements, 50));
+    let p99_us = microseconds(quantile(&times.placements, 99));
+    let scan_p50_us = (!times.scans.is_empty()).then(|| microseconds(quantile(&times.scans, 50)));
     let footprint = cluster.footprint();
     let hosts = usize::try_from(args.hosts).unwrap_or(1);
     Report {
@@ -158,11 +161,8 @@ fn report(
     }
 }
 
-/// In microseconds; none of nothing.
-fn quantile(times: &mut [Duration], percent: usize) -> Option<f64> {
-    times.sort_unstable();
-    let at = (times.len() * percent / 100).min(times.len().checked_sub(1)?);
-    Some(times[at].as_secs_f64() * 1e6)
+fn microseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
 }
 
 fn people(output: &Output, report: &Report) -> String {
