@@ -30,6 +30,7 @@ pub(crate) mod committer;
 pub mod desired;
 pub(crate) mod load;
 pub(crate) mod observe;
+pub(crate) mod pace;
 pub mod record;
 #[cfg(test)]
 pub(crate) mod rig;
@@ -41,11 +42,19 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use state::{State, Usage};
 
 use committer::{Committer, Executed, Message};
+use pace::Pace;
 use telemetry::Telemetry;
 use txn::Txn;
 
 /// How long a command of our own waits for a place in the queue.
 const MAX_QUEUEING: Duration = Duration::from_secs(10);
+/// So many hosts are told what changed in a second, for each core of this machine: one costs about
+/// half a millisecond in all, so this is a quarter of the machine.
+const TOLD_PER_CORE: u32 = 500;
+/// So many are told at once after a rest: no pace is felt but in a burst.
+const TOLD_AT_ONCE: u32 = 250;
+/// No host waits longer for its turn.
+const MAX_UNTOLD: Duration = Duration::from_secs(5);
 
 /// How a manager is set up, beside what the store's settings say.
 #[derive(Clone, Debug)]
@@ -148,6 +157,8 @@ struct Inner {
     /// Why VMs that are pending wait, as of the last try.
     waiting: Mutex<HashMap<VmId, String>>,
     nudge: Notify,
+    /// At which hosts are told what they should do.
+    pace: Pace,
     started_at: Timestamp,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -215,6 +226,8 @@ impl Core {
             .name("committer".to_owned())
             .spawn(move || committer.run(receiver))
             .map_err(OpenError::Thread)?;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let cores = u32::try_from(cores).unwrap_or(u32::MAX);
         let inner = Inner {
             config,
             published,
@@ -223,6 +236,7 @@ impl Core {
             tasks: Mutex::default(),
             waiting: Mutex::default(),
             nudge: Notify::new(),
+            pace: Pace::new(TOLD_PER_CORE.saturating_mul(cores), TOLD_AT_ONCE, MAX_UNTOLD),
             started_at: now,
             thread: Mutex::new(Some(thread)),
         };
@@ -297,6 +311,11 @@ impl Core {
 
     pub(crate) fn published(&self) -> &Published {
         &self.inner.published
+    }
+
+    /// At which hosts are told what they should do.
+    pub(crate) fn pace(&self) -> &Pace {
+        &self.inner.pace
     }
 
     /// Has the reconcilers look at once.

@@ -87,6 +87,8 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Prepare> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", -65_536)?;
+    // In pages of 4 KiB. A page that is written again and again goes to the main file once in a while.
+    connection.pragma_update(None, "wal_autocheckpoint", 8192)?;
     connection.set_prepared_statement_cache_capacity(32);
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
     let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;

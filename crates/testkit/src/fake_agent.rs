@@ -301,7 +301,8 @@ async fn work(client: ClusterClient, shared: Arc<Shared>) {
         }
         let after = shared.host.lock().generation;
         let exchange = async {
-            let newer = client.desired(after, interval / 2).await?;
+            // The answer takes a moment, and the next report is due by then.
+            let newer = client.desired(after, interval.mul_f64(0.8)).await?;
             if let Some(desired) = newer {
                 shared.apply(&desired);
             }

@@ -1,6 +1,6 @@
 //! What agents ask: reports of what they observe, and what they should do.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use plimsoll_api::cluster::{AgentReport, DesiredHost, ObservedPhase, ReportReply};
 use plimsoll_model::{
@@ -26,6 +26,10 @@ const MAX_REPORTED: usize = 10_000;
 const MAX_MESSAGE_CHARS: usize = 1000;
 /// An answer waits no longer for what the report changes to be durable.
 const MAX_NOTING: Duration = Duration::from_secs(2);
+/// Reports of all hosts together, as far as what must not run out allows.
+const REPORTS_PER_SECOND: u64 = 500;
+/// No host is asked to be silent for longer.
+const LONGEST_INTERVAL_MS: u64 = 30_000;
 /// The longest wait for a new desired state.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
@@ -64,7 +68,8 @@ pub async fn agent_report(
             NotTaken::Stale => AppError::StaleReport,
             NotTaken::BeingFenced => AppError::BeingFenced,
         })?;
-    let interval_ms = interval_ms(settings.lease_ms, settings.unreachable_after_ms);
+    let interval_ms =
+        interval_ms(settings.lease_ms, settings.unreachable_after_ms, state.hosts.len());
     let report = Arc::new(report);
     let taken = Taken { host, report, armable, now, monotonic };
     let state = if taken.changes(core, &state) {
@@ -81,7 +86,8 @@ pub async fn agent_report(
     })
 }
 
-/// What the host should do: as soon as it is newer than `after`, or when `wait` is over.
+/// What the host should do: as soon as it is newer than `after`, or when `wait` is over. While very
+/// many hosts are to be told, each waits for its turn, and hears of what has come until then.
 ///
 /// # Errors
 /// The host is unknown.
@@ -102,8 +108,13 @@ pub async fn agent_desired(
         if state.host(host).is_none() {
             return Err(AppError::not_found(Noun::Host, host));
         }
-        let newer = state.desired_generation(host) > after;
-        if newer || tokio::time::timeout_at(deadline, changed).await.is_err() {
+        if state.desired_generation(host) > after {
+            drop(state);
+            core.pace().turn().await;
+            return desired_host(&core.snapshot(), host)
+                .ok_or_else(|| AppError::not_found(Noun::Host, host));
+        }
+        if tokio::time::timeout_at(deadline, changed).await.is_err() {
             return desired_host(&state, host).ok_or_else(|| AppError::not_found(Noun::Host, host));
         }
     }
@@ -116,7 +127,11 @@ async fn note(core: &Core, taken: Taken) {
     let (host, inner) = (taken.host, core.clone());
     let written = core.submit(None, move |txn| taken.apply(&inner, txn));
     match tokio::time::timeout(MAX_NOTING, written).await {
-        Ok(Ok(())) => core.nudge(),
+        Ok(Ok(stirs)) => {
+            if stirs {
+                core.nudge();
+            }
+        }
         Ok(Err(error)) => {
             tracing::warn!(%host, %error, "what a host reports could not be written");
         }
@@ -124,13 +139,17 @@ async fn note(core: &Core, taken: Taken) {
     }
 }
 
-/// A quarter of what must not run out, so that a few lost reports do no harm.
-fn interval_ms(lease_ms: u64, unreachable_after_ms: u64) -> u64 {
+/// A quarter of what must not run out, so that a few lost reports do no harm. Never more seldom than
+/// every five seconds, so that what is shown is fresh; in a large cluster every host may take
+/// longer, so that all of them together send no more than [`REPORTS_PER_SECOND`].
+fn interval_ms(lease_ms: u64, unreachable_after_ms: u64, hosts: usize) -> u64 {
     let shortest = match lease_ms {
         0 => unreachable_after_ms,
         lease_ms => lease_ms.min(unreachable_after_ms),
     };
-    (shortest / 4).clamp(100, 5_000)
+    let hosts = u64::try_from(hosts).unwrap_or(u64::MAX);
+    let fresh = hosts.saturating_mul(1000) / REPORTS_PER_SECOND;
+    (shortest / 4).clamp(100, fresh.clamp(5_000, LONGEST_INTERVAL_MS))
 }
 
 fn check(report: &mut AgentReport) -> Result<(), AppError> {
@@ -169,24 +188,31 @@ impl Taken {
         let Some(record) = state.host(self.host) else { return false };
         let (new, booted) = self.host_after(state, record);
         booted
-            || new != **record
+            || matches!(new, Cow::Owned(_))
             || !self.observations(core, state, &new, state.revision() + 1).is_empty()
             || !self.unclaimed(core, state).is_empty()
             || self.comes_up(state, &new)
     }
 
-    /// The host's record as the report has it, but for its phase; and whether it was rebooted.
-    fn host_after(&self, state: &State, record: &HostRecord) -> (HostRecord, bool) {
-        let mut new = record.clone();
-        new.host.spec.clone_from(&self.report.spec);
-        let booted = new.host.boot_id.as_ref().is_some_and(|old| *old != self.report.boot_id);
-        new.host.boot_id = Some(self.report.boot_id.clone());
+    /// The host's record as the report has it, but for its phase, a new one only where something
+    /// differs; and whether it was rebooted.
+    fn host_after<'a>(&self, state: &State, record: &'a HostRecord) -> (Cow<'a, HostRecord>, bool) {
+        let boot_id = record.host.boot_id.as_ref();
+        let booted = boot_id.is_some_and(|old| *old != self.report.boot_id);
         let lease_ms = state.settings().lease_ms;
-        if self.armable && lease_ms > 0 {
-            new.lease_armed = true;
+        let lease_armed = record.lease_armed || (self.armable && lease_ms > 0);
+        let longest_lease_ms = record.longest_lease_ms.max(lease_ms);
+        let mut after = Cow::Borrowed(record);
+        if boot_id != Some(&self.report.boot_id)
+            || record.host.spec != self.report.spec
+            || (record.lease_armed, record.longest_lease_ms) != (lease_armed, longest_lease_ms)
+        {
+            let new = after.to_mut();
+            new.host.spec.clone_from(&self.report.spec);
+            new.host.boot_id = Some(self.report.boot_id.clone());
+            (new.lease_armed, new.longest_lease_ms) = (lease_armed, longest_lease_ms);
         }
-        new.longest_lease_ms = new.longest_lease_ms.max(lease_ms);
-        (new, booted)
+        (after, booted)
     }
 
     /// A silent host that reports is up; a fenced one once it has nothing more to clean up.
@@ -240,17 +266,21 @@ impl Taken {
         core.telemetry().with(self.host, |telemetry| telemetry.not_announced(&unknown))
     }
 
-    fn apply(&self, core: &Core, txn: &mut Txn<'_>) -> Result<(), AppError> {
+    /// Writes down what the report changes. Tells whether it stirs: whether something that waits, or
+    /// a failure, may be dealt with now. That a VM has started concerns nobody else.
+    fn apply(&self, core: &Core, txn: &mut Txn<'_>) -> Result<bool, AppError> {
         let host = self.host;
         let record =
             txn.state.host(host).cloned().ok_or_else(|| AppError::not_found(Noun::Host, host))?;
-        let (mut new, booted) = self.host_after(&txn.state, &record);
+        let (new, booted) = self.host_after(&txn.state, &record);
+        let mut stirs = booted;
         if new.host.spec != record.host.spec && record.host.boot_id.is_some() {
             txn.host_event(Severity::Info, EventKind::HostChanged, &new, "has changed");
         }
         for Observation { record, gone, events } in
             self.observations(core, &txn.state, &new, txn.revision)
         {
+            stirs |= gone || record.vm.phase != VmPhase::Running;
             for (severity, kind, message) in events {
                 txn.vm_event(severity, kind, &record, message);
             }
@@ -264,21 +294,30 @@ impl Taken {
         if booted {
             self.lose_running(txn);
         }
-        if self.comes_up(&txn.state, &new) {
-            new.host.phase = new.host.phase.next(HostEvent::Report).unwrap_or(HostPhase::Up);
-            new.host.phase_since = txn.now;
-            new.host.fencing = None;
-            let message = if booted { "reports, after a reboot" } else { "reports" };
-            txn.host_event(Severity::Info, EventKind::HostUp, &new, message);
+        let comes_up = self.comes_up(&txn.state, &new);
+        if comes_up || matches!(new, Cow::Owned(_)) {
+            stirs = true;
+            self.put_host(txn, new.into_owned(), comes_up, booted);
         }
-        txn.put_host(new);
         for vm in self.unclaimed(core, &txn.state) {
             let message = format!("reports {vm}, which this cluster does not know; left alone");
             let subject = Subject::Host { id: host, name: record.host.name.clone() };
             txn.event(Severity::Warning, EventKind::VmUnclaimed, subject, None, message);
             core.telemetry().with(host, |telemetry| telemetry.announce(vm));
         }
-        Ok(())
+        Ok(stirs)
+    }
+
+    fn put_host(&self, txn: &mut Txn<'_>, mut record: HostRecord, comes_up: bool, booted: bool) {
+        if comes_up {
+            let host = &mut record.host;
+            host.phase = host.phase.next(HostEvent::Report).unwrap_or(HostPhase::Up);
+            host.phase_since = txn.now;
+            host.fencing = None;
+            let message = if booted { "reports, after a reboot" } else { "reports" };
+            txn.host_event(Severity::Info, EventKind::HostUp, &record, message);
+        }
+        txn.put_host(record);
     }
 
     /// Nothing from before a reboot runs: what is not reported as running again may or may not.

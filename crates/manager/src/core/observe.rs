@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use plimsoll_api::cluster::ObservedPhase;
+use plimsoll_api::cluster::{ObservedPhase, ObservedVm};
 use plimsoll_model::{
-    DiskLocation, EventKind, Power, RestartPolicy, Severity, StoragePool, Timestamp, VmEvent,
-    VmPhase,
+    DiskLocation, EventKind, HostId, Power, RestartPolicy, Severity, StoragePool, Timestamp,
+    VmEvent, VmPhase,
 };
 
 use crate::core::{
@@ -50,6 +50,9 @@ pub(crate) fn observe(
     seen: &Seen,
     context: &Context<'_>,
 ) -> Option<Observation> {
+    if runs_as_known(record, &seen.observed, context.host.host.id) {
+        return None;
+    }
     let mut after = Observation { record: record.clone(), gone: false, events: Vec::new() };
     let host = context.host.host.id;
     let observed = &seen.observed;
@@ -73,6 +76,18 @@ pub(crate) fn observe(
         after.record.cleanups.insert(host, cleanup);
     }
     (after.gone || after.record != *record).then_some(after)
+}
+
+/// Most of what is ever reported: it runs where and as it should, and that is on record.
+fn runs_as_known(record: &VmRecord, observed: &ObservedVm, host: HostId) -> bool {
+    let vm = &record.vm;
+    vm.phase == VmPhase::Running
+        && vm.power == Power::Running
+        && record.host() == Some(host)
+        && observed.incarnation == vm.incarnation
+        && observed.phase == ObservedPhase::Running
+        && observed.generation.min(vm.generation) <= vm.observed_generation
+        && (vm.disk.is_some() || !observed.disk_exists)
 }
 
 fn observe_current(seen: &Seen, context: &Context<'_>, after: &mut Observation) {

@@ -92,7 +92,7 @@ impl Telemetry {
 
 impl HostTelemetry {
     /// Takes a report: notes it, and renews the lease that the answer will grant (`None`: it grants
-    /// none). Returns how each VM was seen before.
+    /// none).
     pub(crate) fn take(
         &mut self,
         report: &AgentReport,
@@ -128,16 +128,27 @@ impl HostTelemetry {
         }
         self.usage = report.usage.clone();
         let mut before = std::mem::take(&mut self.vms);
+        self.vms.reserve(report.vms.len());
         for observed in &report.vms {
-            let same = |seen: &Seen| {
-                let old = &seen.observed;
-                (old.incarnation, old.generation, old.phase)
-                    == (observed.incarnation, observed.generation, observed.phase)
+            let seen = match before.remove(&observed.vm) {
+                Some(seen) if seen.observed == *observed => seen,
+                seen => Seen::new(observed, seen.as_ref(), now),
             };
-            let since = before.remove(&observed.vm).filter(same).map_or(now, |seen| seen.since);
-            self.vms.insert(observed.vm, Seen { observed: observed.clone(), since });
+            self.vms.insert(observed.vm, seen);
         }
         Ok(())
+    }
+}
+
+impl Seen {
+    fn new(observed: &ObservedVm, before: Option<&Self>, now: Duration) -> Self {
+        let same = |seen: &&Self| {
+            let old = &seen.observed;
+            (old.incarnation, old.generation, old.phase)
+                == (observed.incarnation, observed.generation, observed.phase)
+        };
+        let since = before.filter(same).map_or(now, |seen| seen.since);
+        Self { observed: observed.clone(), since }
     }
 }
 

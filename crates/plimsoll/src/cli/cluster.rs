@@ -279,7 +279,8 @@ pub(crate) enum BenchCommand {
 A manager of its own is started on this machine, with its store on disk, and ended afterwards.
 
 Examples:
-  plimsoll bench manager --hosts 1000 --vms 20000 --json")]
+  plimsoll bench manager --hosts 1000 --vms 20000 --json
+  plimsoll bench manager --hosts 5000 --vms 50000 --constraints anti")]
     Manager(BenchManagerArgs),
     /// Decisions of placement, beside a look at every host
     #[command(after_help = "\
@@ -309,9 +310,9 @@ pub(crate) enum BenchMix {
 pub(crate) enum BenchRules {
     /// No rules
     None,
-    /// Groups of 100 prefer other racks than the rest of their group
+    /// Groups (of 100) prefer other racks than the rest of their group
     Spread,
-    /// Groups of 100 must be on other hosts than the rest of their group
+    /// Groups (of 100) must be on other hosts than the rest of their group
     Anti,
 }
 
@@ -320,8 +321,8 @@ impl BenchRules {
     pub(crate) const fn describe(self) -> &'static str {
         match self {
             Self::None => "no rules",
-            Self::Spread => "groups of 100 spread over racks",
-            Self::Anti => "groups of 100 apart",
+            Self::Spread => "groups spread over racks",
+            Self::Anti => "groups apart",
         }
     }
 }
@@ -374,6 +375,9 @@ pub(crate) struct BenchManagerArgs {
     #[arg(long, value_name = "N", default_value_t = 4,
           value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) parallel: u32,
+    /// The rules of the VMs; a request is a group
+    #[arg(long, value_enum, default_value = "none")]
+    pub(crate) constraints: BenchRules,
     /// Kill the manager in the middle, and count what is lost of what it had acknowledged
     #[arg(long)]
     pub(crate) kill: bool,

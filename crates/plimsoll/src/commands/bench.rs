@@ -29,7 +29,8 @@ use plimsoll_api::{
     v1::{CreateImageRequest, CreateProjectRequest, CreateVmsRequest, VmRequest},
 };
 use plimsoll_model::{
-    Bytes, ImageFile, ImageFileKind, MilliCores, Name, Quota, Resources, VmId, VmSpec,
+    Bytes, Constraint, ImageFile, ImageFileKind, MilliCores, Name, Quota, Resources, Rule, Scope,
+    Strength, VmId, VmSpec,
 };
 use plimsoll_testkit::{FakeAgent, FakeHost, join_many, wait_for};
 use serde::Serialize;
@@ -42,7 +43,7 @@ use tokio::{
 };
 
 use crate::{
-    cli::cluster::BenchManagerArgs,
+    cli::cluster::{BenchManagerArgs, BenchRules},
     failure::{Failure, Outcome},
     output::{Output, progress::Progress},
 };
@@ -54,6 +55,8 @@ const DISK: [u8; 4096] = [0; 4096];
 /// What a VM costs its host beside its own: the default of the cluster's settings.
 const OVERHEAD: Bytes = Bytes::mib(96);
 
+const HOSTS_OF_A_RACK: u32 = 40;
+
 /// What was measured.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
@@ -64,6 +67,7 @@ pub(crate) struct Report {
     p99_ms: f64,
     batch: u32,
     parallel: u32,
+    constraints: BenchRules,
     /// How long it took until the agents had reported all of them running, from the first request.
     running_after_s: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -87,9 +91,10 @@ pub(crate) async fn manager(args: &BenchManagerArgs, output: Output) -> Outcome 
 }
 
 fn people(output: &Output, report: &Report) -> String {
+    let (batch, rules) = (report.batch, report.constraints.describe());
     let mut facts = vec![
         ("hosts", report.hosts.to_string()),
-        ("VMs", format!("{} in batches of {}", report.vms, report.batch)),
+        ("VMs", format!("{} in batches of {batch}, {rules}", report.vms)),
         ("created", format!("{:.0} a second", report.per_second)),
         ("a batch", format!("p50 {:.1} ms, p99 {:.1} ms", report.p50_ms, report.p99_ms)),
     ];
@@ -253,6 +258,7 @@ async fn report(
         p99_ms: milliseconds(quantile(&times, 99)),
         batch: args.batch,
         parallel: args.parallel,
+        constraints: args.constraints,
         running_after_s: running_after_s.map(round),
         acknowledged: args.kill.then_some(vms),
         // Without a kill nothing may be lost either.
@@ -315,7 +321,9 @@ fn host(number: u32, args: &BenchManagerArgs) -> anyhow::Result<FakeHost> {
     let room = u64::from(args.vms.div_ceil(args.hosts)) * 2 + 2;
     let mut each = vm_resources();
     each.memory = Bytes(each.memory.0 + OVERHEAD.0);
-    Ok(FakeHost::new(format!("h{number}").parse()?, each.times(room)))
+    let mut host = FakeHost::new(format!("h{number}").parse()?, each.times(room));
+    host.rack = Some(format!("r{}", number / HOSTS_OF_A_RACK).parse()?);
+    Ok(host)
 }
 
 /// The batches that are still to be asked for, and what came of the others.
@@ -323,6 +331,7 @@ struct Work {
     client: Client,
     batch: u32,
     vms: u32,
+    constraints: BenchRules,
     next: AtomicU32,
     created: watch::Sender<u32>,
     /// Which process of the manager answers: 0, and after the kill and the restart 1.
@@ -338,6 +347,7 @@ impl Work {
             client: client.clone(),
             batch: args.batch,
             vms: args.vms,
+            constraints: args.constraints,
             next: AtomicU32::new(0),
             created: watch::Sender::new(0),
             process: watch::Sender::new(0),
@@ -361,7 +371,7 @@ impl Work {
             if before >= self.vms {
                 return Ok(());
             }
-            let request = batch(index, self.batch.min(self.vms - before))?;
+            let request = batch(index, self.batch.min(self.vms - before), self.constraints)?;
             let process = *self.process.borrow();
             let begun = Instant::now();
             match self.client.create_vms(&project, &request).await {
@@ -384,8 +394,18 @@ impl Work {
     }
 }
 
-fn batch(index: u32, count: u32) -> anyhow::Result<CreateVmsRequest> {
-    let spec = VmSpec::new(vm_resources(), "empty".parse()?);
+fn batch(index: u32, count: u32, rules: BenchRules) -> anyhow::Result<CreateVmsRequest> {
+    let mut spec = VmSpec::new(vm_resources(), "empty".parse()?);
+    let apart = match rules {
+        BenchRules::None => None,
+        BenchRules::Spread => Some((Strength::Preferred, Scope::Rack)),
+        BenchRules::Anti => Some((Strength::Required, Scope::Host)),
+    };
+    if let Some((strength, scope)) = apart {
+        let group: Name = format!("g{index}").parse()?;
+        spec.groups.insert(group.clone());
+        spec.constraints.push(Constraint { strength, rule: Rule::AntiAffinity { group, scope } });
+    }
     let name = format!("b{index}").parse()?;
     let request = VmRequest { name, count: Some(count), split: None, spec };
     Ok(CreateVmsRequest { requests: vec![request], all_or_nothing: true, policy: None })
