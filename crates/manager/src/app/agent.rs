@@ -344,3 +344,20 @@ impl Taken {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_report_often_enough_for_the_lease_and_for_people() {
+        // Of a small cluster: a quarter of what must not run out, at most five seconds.
+        assert_eq!(interval_ms(8_000, 30_000, 3), 2_000);
+        assert_eq!(interval_ms(0, 8_000, 3), 2_000);
+        assert_eq!(interval_ms(60_000, 60_000, 3), 5_000);
+        // Of a large one: all together 500 a second, but never so seldom that a lease is at risk.
+        assert_eq!(interval_ms(60_000, 60_000, 5_000), 10_000);
+        assert_eq!(interval_ms(20_000, 60_000, 5_000), 5_000);
+        assert_eq!(interval_ms(0, 600_000, 1_000_000), LONGEST_INTERVAL_MS);
+    }
+}
