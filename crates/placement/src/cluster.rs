@@ -11,6 +11,7 @@ use thiserror::Error;
 use crate::{
     devices::Devices,
     fragmentation::{Expected, Measure, Workload},
+    glance::{Amounts, Glances, Stop},
     index::Index,
     request::{HostState, Request},
     row::{Row, SCALARS, is_keeper},
@@ -110,6 +111,7 @@ pub struct Cluster {
     keepers: BTreeMap<ProjectId, u32>,
     workload: Expected,
     index: Index,
+    glances: Glances,
 }
 
 /// Two clusters are equal when the same facts are known of them and their hosts came in the same
@@ -233,6 +235,7 @@ impl Cluster {
         self.uncount_capacity(at);
         self.slots.remove(&host);
         self.vacant.push(slot);
+        self.glances.clear(slot);
         let state = self.rows[at].detail.state.clone();
         if self.index.remove_labels(&state.labels) {
             self.index_anew();
@@ -252,7 +255,13 @@ impl Cluster {
     fn enroll(&mut self, slot: u32) {
         let at = slot as usize;
         self.rows[at].stratum = self.index.enroll(&self.rows[at]);
+        self.file(slot);
+    }
+
+    /// Files an enrolled host in its present state.
+    fn file(&mut self, slot: u32) {
         self.index.insert(slot, &self.rows);
+        self.glances.set(slot, &self.rows[slot as usize]);
     }
 
     fn shape(&mut self, state: &HostState) -> Arc<[u64; SCALARS]> {
@@ -294,7 +303,10 @@ impl Cluster {
     pub fn footprint(&self) -> Footprint {
         let slots = self.slots.len() * (size_of::<HostId>() + size_of::<u32>()) * 3 / 2;
         Footprint {
-            search: self.rows.capacity() * size_of::<Row>() + slots + self.index.bytes(),
+            search: self.rows.capacity() * size_of::<Row>()
+                + slots
+                + self.index.bytes()
+                + self.glances.bytes(),
             inventory: self.rows().map(Row::inventory_bytes).sum(),
         }
     }
@@ -401,7 +413,7 @@ impl Cluster {
             let at = slot as usize;
             self.index.remove(slot, &self.rows[at]);
             self.rows[at].remove(&placed);
-            self.index.insert(slot, &self.rows);
+            self.file(slot);
             self.groups.remove(&placed.request, &self.rows[at].domains);
             self.uncount_keeper(&placed.request);
         }
@@ -425,7 +437,7 @@ impl Cluster {
             *self.keepers.entry(placed.request.project).or_insert(0) += 1;
         }
         let over = row.over(&placed);
-        self.index.insert(slot, &self.rows);
+        self.file(slot);
         let devices = placed.devices.clone();
         self.placed.insert(placed.request.vm, placed);
         Occupied { devices, over }
@@ -465,6 +477,22 @@ impl Cluster {
     /// Every host, by id.
     pub(crate) fn rows(&self) -> impl ExactSizeIterator<Item = &Row> {
         self.slots.values().map(|slot| &self.rows[*slot as usize])
+    }
+
+    /// The id of the host in a slot, which costs less than a look at its row.
+    pub(crate) fn id_at(&self, slot: u32) -> u32 {
+        self.glances.id(slot)
+    }
+
+    /// The first host by id that may have room; see [`Glances::find`].
+    pub(crate) fn find_by_id(
+        &self,
+        requested: Amounts,
+        from: u32,
+        end: Option<u32>,
+        effort: &mut u64,
+    ) -> Stop {
+        self.glances.find(&self.slots, requested, from, end, effort)
     }
 
     /// Every host, in the order in which they lie in memory.

@@ -10,16 +10,20 @@ use crate::{
     cluster::Cluster,
     explanation::{Choice, Explanation, HostVerdict, Refusals, Tally, Verdict},
     filter::{Asked, Kept, Reach},
-    index::{Alike, Goal, HostKind, Seeker, Stratum, Traits},
     request::Request,
     row::Row,
     score::{Standing, score},
 };
 
+mod search;
+
+use search::Search;
+
 /// With more preferred rules than this there are too many sets of them to ask for each.
 const MAX_PREFERENCES: usize = 5;
 
 /// The place of a host in a decision.
+#[derive(Clone, Copy)]
 pub(crate) struct Candidate<'a> {
     pub(crate) row: &'a Row,
     pub(crate) standing: Standing,
@@ -36,7 +40,7 @@ impl<'a> Candidate<'a> {
     }
 
     /// Whether it comes before another: by standing, then by id.
-    fn is_before(&self, other: &Self, policy: Policy) -> bool {
+    pub(crate) fn is_before(&self, other: &Self, policy: Policy) -> bool {
         let order = self.standing.compare(&other.standing, policy);
         order.then(self.row.id.cmp(&other.row.id)).is_lt()
     }
@@ -127,8 +131,7 @@ impl Cluster {
         policy: Policy,
         kept: Kept,
     ) -> Option<Candidate<'a>> {
-        let traits = asked.traits(self, kept);
-        let mut search = Search { cluster: self, asked, policy, kept, traits, best: None };
+        let mut search = Search::new(self, asked, policy, kept);
         match (asked.request.pinned_host, asked.reach(kept)) {
             (_, Reach::Nowhere) => {}
             (Some(host), _) => {
@@ -141,12 +144,7 @@ impl Cluster {
                     search.look(asked.view(self.row_at(slot)));
                 }
             }
-            (None, Reach::Everywhere) => {
-                if let Some(own) = asked.own() {
-                    search.look(own);
-                }
-                self.index().search(&mut search);
-            }
+            (None, Reach::Everywhere) => search.look_everywhere(),
         }
         search.best
     }
@@ -194,87 +192,5 @@ impl Cluster {
             }
         }
         tally.finish(asked.request.vm)
-    }
-}
-
-/// One search for the best host.
-struct Search<'a, 'r> {
-    cluster: &'a Cluster,
-    asked: &'a Asked<'r>,
-    policy: Policy,
-    kept: Kept,
-    traits: [Traits; 2],
-    best: Option<Candidate<'a>>,
-}
-
-impl<'a> Search<'a, '_> {
-    /// Considers one host.
-    fn look(&mut self, row: &'a Row) {
-        if let Some(candidate) = self.candidate(row) {
-            self.accept(candidate);
-        }
-    }
-
-    /// The host's place, if it has room and its score and id are better than the best's. Rules are
-    /// not asked yet: hosts in the same state differ in them.
-    fn candidate(&self, row: &'a Row) -> Option<Candidate<'a>> {
-        if !self.asked.has_room(row) {
-            return None;
-        }
-        // All that are allowed break equally many rules, or an earlier search had found one.
-        let broken = self.best.as_ref().map_or(0, |best| best.standing.broken);
-        let standing = Standing { broken, score: score(self.policy, self.asked, row) };
-        let candidate = Candidate { row, standing };
-        let better = self.best.as_ref().is_none_or(|best| candidate.is_before(best, self.policy));
-        better.then_some(candidate)
-    }
-
-    /// Takes the candidate, if the rules allow it.
-    fn accept(&mut self, mut candidate: Candidate<'a>) -> bool {
-        let allowed = self.asked.allows(candidate.row, self.kept);
-        if allowed {
-            candidate.standing.broken = self.asked.broken(candidate.row);
-            self.best = Some(candidate);
-        }
-        allowed
-    }
-}
-
-impl Seeker for Search<'_, '_> {
-    fn leaves_out(&self, kind: &HostKind) -> bool {
-        self.asked.leaves_out(kind, self.kept)
-    }
-
-    fn goal(&self, stratum: &Stratum) -> Option<Goal> {
-        self.asked.goal(stratum, self.policy, self.traits)
-    }
-
-    fn to_beat(&self) -> f64 {
-        self.best.as_ref().map_or(f64::INFINITY, |best| {
-            Goal::key_of(self.policy, best.standing.score) + Goal::slack(self.policy)
-        })
-    }
-
-    fn meet(&mut self, hosts: &mut Alike<'_>) {
-        let own = self.asked.own().map(|own| own.id);
-        let mut next = hosts.next();
-        while let Some(slot) = next {
-            let row = self.cluster.row_at(slot);
-            if own == Some(row.id) {
-                // Looked at before, as it would be without the VM.
-                next = hosts.next();
-                continue;
-            }
-            // All have the same room and the same score, and ids only go up.
-            let Some(candidate) = self.candidate(row) else { return };
-            if self.accept(candidate) {
-                return;
-            }
-            let skip = self.asked.refused_up_to(self.cluster.topology(), row, self.kept);
-            next = match skip {
-                Some(id) => hosts.next_above(id),
-                None => hosts.next(),
-            };
-        }
     }
 }

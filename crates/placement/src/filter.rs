@@ -16,7 +16,7 @@ use crate::{
     index::{Dim, Goal, HostKind, KEPT, MAX_DIMS, SHARED, Stratum, Traits, in_zone},
     request::Request,
     row::{MAY_BE_UNACCOUNTED, Row, SCALARS, share},
-    topology::{Counts, Domain, Domains, Group, Kind, Topology, index, required_group_rules},
+    topology::{Counts, Domain, Domains, Group, Kind, index, required_group_rules},
 };
 
 /// A request with everything looked up that is the same for every host.
@@ -300,22 +300,60 @@ impl<'a> Asked<'a> {
         reach
     }
 
-    /// The highest id up to which all hosts from this one on are refused as it is: those of a rack
-    /// that must be avoided.
-    pub(crate) fn refused_up_to(&self, topology: &Topology, row: &Row, kept: Kept) -> Option<u32> {
+    /// The rules to be apart that refuse single hosts and racks.
+    fn apart(&self, kept: Kept) -> impl Iterator<Item = &GroupClause<'a>> {
         self.group_rules(kept)
-            .filter(|clause| clause.kind == Kind::Apart && clause.scope == Scope::Rack)
-            .filter(|clause| clause.against(row) > 0)
-            .find_map(|_| topology.last_of_dense(row.domains[index(Scope::Rack)]))
-            .map(|host| host.0)
+            .filter(|clause| clause.kind == Kind::Apart && clause.scope != Scope::Zone)
     }
 
-    /// What is wanted of the hosts of a stratum; none when they can never hold the request.
+    /// Whether the host, or its rack, is one to be avoided.
+    pub(crate) fn avoids(&self, row: &Row, kept: Kept) -> bool {
+        self.apart(kept).any(|clause| clause.against(row) > 0)
+    }
+
+    /// How many refusals of hosts and racks to be avoided cost as much as to list all of them. A
+    /// rack is worth the price sooner than a host: it is a run of hosts.
+    pub(crate) fn price_of_avoided(&self, kept: Kept) -> usize {
+        let price = |clause: &GroupClause<'_>| {
+            let domains = clause.counts.domains().len();
+            if clause.scope == Scope::Host { domains / 2 } else { domains / 4 }
+        };
+        self.apart(kept).map(price).sum()
+    }
+
+    /// Whether hardly any hosts are to be avoided.
+    pub(crate) fn avoids_few(&self, kept: Kept) -> bool {
+        const FEW: usize = 256;
+        let mut hosts = 0;
+        self.apart(kept).all(|clause| {
+            let mut domains = clause.counts.domains();
+            if clause.scope == Scope::Host {
+                hosts += domains.len();
+                return hosts <= FEW;
+            }
+            domains.all(|(domain, _)| {
+                hosts += self.cluster.topology().hosts_in(domain);
+                hosts <= FEW
+            })
+        })
+    }
+
+    /// The hosts and racks to be avoided.
+    pub(crate) fn avoided(&self, kept: Kept) -> Vec<Domain> {
+        let domains = self.apart(kept).flat_map(|clause| {
+            clause.counts.domains().map(|(domain, _)| domain).filter(|d| clause.here(*d) > 0)
+        });
+        domains.collect()
+    }
+
+    /// What is wanted of the hosts of a stratum, from an id on; none when they can never hold the
+    /// request.
     pub(crate) fn goal(
         &self,
         stratum: &Stratum,
         policy: Policy,
         traits: [Traits; 2],
+        floor: u32,
     ) -> Option<Goal> {
         let scalars = self.need.iter().enumerate().filter(|(_, need)| **need > 0);
         for (i, _) in scalars.filter(|(i, _)| !MAY_BE_UNACCOUNTED[*i]) {
@@ -348,7 +386,7 @@ impl<'a> Asked<'a> {
             let most = need.saturating_add(more.map_or(0, |any| any.thousandths));
             *range = (share(need, *largest), share(most, *smallest));
         }
-        Some(Goal::new(policy, &shares[..stratum.dims.len()], stratum.partial, traits))
+        Some(Goal::new(policy, &shares[..stratum.dims.len()], stratum.partial, traits, floor))
     }
 
     /// The host on which the VM is, as it would be without it.

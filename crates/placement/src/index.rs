@@ -23,8 +23,8 @@ mod goal;
 mod tree;
 
 pub(crate) use goal::Goal;
-pub(crate) use tree::Traits;
-use tree::{Hosts, Member, Tree, Visitor};
+use tree::{Hosts, Tree, Visitor};
+pub(crate) use tree::{Member, Traits};
 
 /// The most elements of which a tree knows the availability: the scalars, and this many models of
 /// accelerators less those. Of further models it knows nothing.
@@ -96,14 +96,14 @@ pub(crate) trait Seeker {
 pub(crate) struct Alike<'a>(&'a mut dyn Hosts);
 
 impl Alike<'_> {
-    /// The slot of the next one.
-    pub(crate) fn next(&mut self) -> Option<u32> {
-        self.0.next().map(|member| member.slot)
+    /// The next one.
+    pub(crate) fn next(&mut self) -> Option<Member> {
+        self.0.next()
     }
 
-    /// The slot of the next one whose id is above this.
-    pub(crate) fn next_above(&mut self, id: u32) -> Option<u32> {
-        self.0.next_above(id).map(|member| member.slot)
+    /// The next one of at least this id.
+    pub(crate) fn next_from(&mut self, id: u32) -> Option<Member> {
+        self.0.next_from(id)
     }
 }
 
@@ -222,7 +222,8 @@ impl Index {
             let Some(goal) = seeker.goal(stratum) else { continue };
             let bound = stratum.tree.root_bound(&goal);
             if bound < f64::INFINITY {
-                strata.push((bound, stratum, goal));
+                // Apart, as one large allocation would cost more than all these.
+                strata.push((bound, stratum, Box::new(goal)));
             }
         }
         strata.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -320,7 +321,7 @@ fn bucket(capacity: u64) -> u16 {
 
 /// One stratum's search.
 struct Search<'a, S> {
-    goal: Goal,
+    goal: Box<Goal>,
     seeker: &'a mut S,
 }
 

@@ -18,12 +18,14 @@
 //! placed; the index finds what a look at every host finds; `explain` agrees with `decide`;
 //! `release` is the exact inverse of `occupy`.
 
+mod avoided;
 mod cluster;
 mod decide;
 mod devices;
 mod explanation;
 mod filter;
 mod fragmentation;
+mod glance;
 mod group;
 mod index;
 pub mod packing;

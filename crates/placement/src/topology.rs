@@ -32,18 +32,60 @@ const RACK: Domain = 1 << 31;
 /// Numbers the domains, and knows the hosts of each rack.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Topology {
-    racks: BTreeMap<(Option<Label>, Label), Domain>,
-    /// The hosts of each rack with their slots, by id.
-    members: Vec<BTreeSet<(HostId, u32)>>,
+    numbers: BTreeMap<(Option<Label>, Label), Domain>,
+    racks: Vec<Rack>,
     zones: BTreeMap<Option<Label>, Domain>,
+}
+
+/// The hosts of one rack.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Rack {
+    /// With their slots, by id.
+    members: BTreeSet<(HostId, u32)>,
+    /// Their ids as runs without gaps, as long as can be: the last id of each by its first.
+    runs: BTreeMap<u32, u32>,
+}
+
+impl Rack {
+    fn join(&mut self, host: HostId, slot: u32) {
+        if !self.members.insert((host, slot)) {
+            return;
+        }
+        let HostId(id) = host;
+        let before = self.runs.range(..id).next_back().map(|(first, last)| (*first, *last));
+        let first = before.filter(|(_, last)| last + 1 == id).map_or(id, |(first, _)| first);
+        let after = id.checked_add(1).and_then(|next| self.runs.remove(&next));
+        self.runs.insert(first, after.unwrap_or(id));
+    }
+
+    fn leave(&mut self, host: HostId, slot: u32) {
+        if !self.members.remove(&(host, slot)) {
+            return;
+        }
+        let HostId(id) = host;
+        let Some((first, last)) = self.run_of(id) else { return };
+        self.runs.remove(&first);
+        if first < id {
+            self.runs.insert(first, id - 1);
+        }
+        if id < last {
+            self.runs.insert(id + 1, last);
+        }
+    }
+
+    /// The run that has this id.
+    fn run_of(&self, id: u32) -> Option<(u32, u32)> {
+        let (first, last) = self.runs.range(..=id).next_back()?;
+        (id <= *last).then_some((*first, *last))
+    }
 }
 
 impl Topology {
     /// The domains of the host in a slot.
     pub(crate) fn domains(&mut self, state: &HostState, slot: u32) -> Domains {
         let rack = state.rack.as_ref().map_or(slot, |rack| {
-            let next = RACK | number(self.racks.len());
-            *self.racks.entry((state.zone.clone(), rack.clone())).or_insert(next)
+            let next = RACK | number(self.numbers.len());
+            *self.numbers.entry((state.zone.clone(), rack.clone())).or_insert(next)
         });
         let next = number(self.zones.len());
         let zone = *self.zones.entry(state.zone.clone()).or_insert(next);
@@ -58,32 +100,46 @@ impl Topology {
     /// States that a host is in its rack.
     pub(crate) fn join(&mut self, host: HostId, domains: &Domains) {
         if let Some(rack) = rack(domains[1]) {
-            if self.members.len() <= rack {
-                self.members.resize_with(rack + 1, BTreeSet::new);
+            if self.racks.len() <= rack {
+                self.racks.resize_with(rack + 1, Rack::default);
             }
-            self.members[rack].insert((host, domains[0]));
+            self.racks[rack].join(host, domains[0]);
         }
     }
 
     /// The inverse of [`Self::join`].
     pub(crate) fn leave(&mut self, host: HostId, domains: &Domains) {
-        if let Some(members) = rack(domains[1]).and_then(|rack| self.members.get_mut(rack)) {
-            members.remove(&(host, domains[0]));
+        if let Some(rack) = rack(domains[1]).and_then(|rack| self.racks.get_mut(rack)) {
+            rack.leave(host, domains[0]);
         }
     }
 
     /// The slots of the hosts of a host or rack domain, by id.
     pub(crate) fn slots(&self, domain: Domain) -> impl Iterator<Item = u32> + '_ {
-        let members = rack(domain).and_then(|rack| self.members.get(rack));
+        let members = rack(domain).and_then(|rack| self.racks.get(rack)).map(|rack| &rack.members);
         let single = rack(domain).is_none().then_some(domain);
         single.into_iter().chain(members.into_iter().flatten().map(|(_, slot)| *slot))
     }
 
-    /// The highest id in a rack, if the ids from its lowest to its highest are all its own.
-    pub(crate) fn last_of_dense(&self, domain: Domain) -> Option<HostId> {
-        let members = self.members.get(rack(domain)?)?;
-        let ((first, _), (last, _)) = (members.first()?, members.last()?);
-        ((last.0 - first.0) as usize + 1 == members.len()).then_some(*last)
+    /// How many hosts a host or rack domain has.
+    pub(crate) fn hosts_in(&self, domain: Domain) -> usize {
+        let rack = rack(domain).and_then(|rack| self.racks.get(rack));
+        rack.map_or(1, |rack| rack.members.len())
+    }
+
+    /// The ids of a rack's hosts from `start` to `end`, as runs without gaps from a first to a last
+    /// id; the outermost may reach beyond. None for a domain of a single host.
+    pub(crate) fn runs(
+        &self,
+        domain: Domain,
+        start: u32,
+        end: u32,
+    ) -> Option<impl Iterator<Item = (u32, u32)> + '_> {
+        let rack = self.racks.get(rack(domain)?);
+        Some(rack.into_iter().flat_map(move |rack| {
+            let first = rack.run_of(start).map_or(start, |(first, _)| first);
+            rack.runs.range(first..=end).map(|(first, last)| (*first, *last))
+        }))
     }
 }
 
@@ -113,7 +169,7 @@ impl Counts {
     }
 
     /// The domains in which there are any, with how many.
-    pub(crate) fn domains(&self) -> impl Iterator<Item = (Domain, u32)> + '_ {
+    pub(crate) fn domains(&self) -> impl ExactSizeIterator<Item = (Domain, u32)> + '_ {
         self.at.iter().map(|(domain, count)| (*domain, *count))
     }
 

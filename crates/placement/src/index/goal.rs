@@ -23,6 +23,8 @@ pub(crate) struct Goal {
     direction: [f32; MAX_DIMS],
     /// One of each of these sets of traits a host must have.
     traits: [Traits; 2],
+    /// No host below this id will do.
+    floor: u32,
 }
 
 /// The families of keys.
@@ -44,12 +46,13 @@ const ROOM: f32 = 1e-6;
 
 impl Goal {
     /// A goal from the range of requested shares of each dimension; none of further models
-    /// (`partial`) is known.
+    /// (`partial`) is known. No host below the id `floor` will do.
     pub(crate) fn new(
         policy: Policy,
         shares: &[(f64, f64)],
         partial: bool,
         traits: [Traits; 2],
+        floor: u32,
     ) -> Self {
         let by = match policy {
             Policy::FirstFit | Policy::FfdProd | Policy::FfdSum => By::Id,
@@ -69,7 +72,7 @@ impl Goal {
         let exact = least == most;
         let length = least.iter().map(|share| share * share).sum::<f32>().sqrt();
         let direction = least.map(|share| if length > 0.0 { share / length } else { 0.0 });
-        Self { by, dims: shares.len().min(MAX_DIMS), least, most, exact, direction, traits }
+        Self { by, dims: shares.len().min(MAX_DIMS), least, most, exact, direction, traits, floor }
     }
 
     /// How far a key may be below the true one by rounding.
@@ -94,6 +97,11 @@ impl Goal {
         }
     }
 
+    /// Whether the lowest id wins under a policy.
+    pub(crate) const fn is_of_id(policy: Policy) -> bool {
+        matches!(policy, Policy::FirstFit | Policy::FfdProd | Policy::FfdSum)
+    }
+
     /// Whether the key is the id, which is known without a look at the availability.
     pub(crate) const fn is_by_id(&self) -> bool {
         matches!(self.by, By::Id)
@@ -116,7 +124,7 @@ impl Goal {
         // Where the box reaches below the request, only what is above it counts.
         let floor = |low: f32, high: f32, least: f32| low.max(least).min(high);
         let sum = match self.by {
-            By::Id => return f64::from(first),
+            By::Id => return f64::from(first.max(self.floor)),
             By::Room => return f64::NEG_INFINITY,
             By::MostFree => -self.mean(high.iter().sum()),
             By::LeastFree => {

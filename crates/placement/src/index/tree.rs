@@ -67,9 +67,9 @@ enum Below {
 
 /// A host as the tree knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Member {
-    pub(super) id: u32,
-    pub(super) slot: u32,
+pub(crate) struct Member {
+    pub(crate) id: u32,
+    pub(crate) slot: u32,
 }
 
 /// What hosts can be asked to be, one bit each: a node has the bits of all hosts below it.
@@ -114,8 +114,8 @@ pub(super) trait Visitor {
 pub(super) trait Hosts {
     /// The next one.
     fn next(&mut self) -> Option<Member>;
-    /// The next one whose id is above this.
-    fn next_above(&mut self, id: u32) -> Option<Member>;
+    /// The next one of at least this id; only ever more of the ids are left out.
+    fn next_from(&mut self, id: u32) -> Option<Member>;
 }
 
 struct One(Option<Member>);
@@ -125,8 +125,8 @@ impl Hosts for One {
         self.0.take()
     }
 
-    fn next_above(&mut self, id: u32) -> Option<Member> {
-        self.0.take().filter(|member| member.id > id)
+    fn next_from(&mut self, id: u32) -> Option<Member> {
+        self.0.take().filter(|member| member.id >= id)
     }
 }
 
@@ -140,8 +140,8 @@ impl Hosts for Several<'_> {
         self.rest.next().copied()
     }
 
-    fn next_above(&mut self, id: u32) -> Option<Member> {
-        self.rest = self.set.range(Member { id: id.checked_add(1)?, slot: 0 }..);
+    fn next_from(&mut self, id: u32) -> Option<Member> {
+        self.rest = self.set.range(Member { id, slot: 0 }..);
         self.next()
     }
 }
