@@ -321,19 +321,20 @@ impl<'a> Asked<'a> {
         self.apart(kept).map(price).sum()
     }
 
-    /// Whether hardly any hosts are to be avoided.
+    /// Whether so few hosts are to be avoided that it costs least to meet them one by one.
     pub(crate) fn avoids_few(&self, kept: Kept) -> bool {
-        const FEW: usize = 256;
-        let mut hosts = 0;
+        const HOSTS: usize = 256;
+        const HOSTS_IN_RACKS: usize = 64;
+        let (mut hosts, mut in_racks) = (0, 0);
         self.apart(kept).all(|clause| {
             let mut domains = clause.counts.domains();
             if clause.scope == Scope::Host {
                 hosts += domains.len();
-                return hosts <= FEW;
+                return hosts <= HOSTS;
             }
             domains.all(|(domain, _)| {
-                hosts += self.cluster.topology().hosts_in(domain);
-                hosts <= FEW
+                in_racks += self.cluster.topology().hosts_in(domain);
+                in_racks <= HOSTS_IN_RACKS
             })
         })
     }

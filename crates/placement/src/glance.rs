@@ -137,3 +137,94 @@ impl Glances {
         self.0.capacity() * size_of::<Glance>()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    #[test]
+    fn what_has_room_is_never_ruled_out() {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let amount = |random: &mut ChaCha8Rng| -> u64 {
+            let bits = random.random_range(0..64);
+            (random.random::<u64>() >> bits).saturating_sub(random.random_range(0..2))
+        };
+        let mut ruled_out = 0;
+        for _ in 0..100_000 {
+            let mut free = [0; SCALARS].map(|_| amount(&mut random));
+            let mut need = free.map(|free| free.saturating_sub(amount(&mut random)));
+            let (free_now, need_now) = (Amounts::requested(&free), Amounts::requested(&need));
+            assert!(free_now.hold(need_now), "{free:?} {need:?}");
+            assert!(!Amounts::NONE.hold(need_now));
+            // A few percent more than there is may pass, not more.
+            let which = random.random_range(0..3);
+            free[which] = free[which].clamp(64 << 20, 1 << 31);
+            need = free;
+            need[which] += need[which] / 15 + (1 << 20);
+            ruled_out += u32::from(!Amounts::requested(&free).hold(Amounts::requested(&need)));
+        }
+        assert_eq!(ruled_out, 100_000);
+    }
+
+    #[test]
+    fn amounts_beyond_the_fields_pass_for_as_much_as_they_hold() {
+        let most = Amounts::requested(&[u64::MAX; SCALARS]);
+        assert!(most.hold(most));
+        assert!(!Amounts::requested(&[1 << 31; SCALARS]).hold(most));
+    }
+
+    #[test]
+    fn hosts_are_found_by_id_wherever_they_lie() {
+        let mut random = ChaCha8Rng::seed_from_u64(2);
+        for _ in 0..2_000 {
+            let mut glances = Glances::default();
+            let mut slots = BTreeMap::new();
+            let mut roomy = BTreeMap::new();
+            let hosts = random.random_range(0..30_u32);
+            let shuffled = random.random_range(0..3);
+            for slot in 0..hosts {
+                let id = match shuffled {
+                    0 => slot + 1,
+                    1 => slot + slot / 7,
+                    _ => random.random_range(0..60),
+                };
+                let vacant = random.random_range(0..8) == 0 || slots.contains_key(&HostId(id));
+                let free =
+                    if random.random_range(0..4) == 0 { Amounts(OPEN) } else { Amounts::NONE };
+                glances.0.push(Glance { id, free });
+                if vacant {
+                    glances.clear(slot);
+                } else {
+                    slots.insert(HostId(id), slot);
+                    roomy.insert(id, free == Amounts(OPEN));
+                }
+            }
+            let (from, end) = (random.random_range(0..40), random.random_range(0..70));
+            let end = (end < 60).then_some(end);
+            let requested = Amounts::requested(&[0; SCALARS]);
+            let within = |id: &u32| *id >= from && end.is_none_or(|end| *id < end);
+            let passed: u64 = roomy
+                .iter()
+                .filter(|(id, _)| within(id))
+                .take_while(|(_, room)| !**room)
+                .map(|_| 1)
+                .sum();
+            let expected = roomy.iter().find(|(id, room)| within(id) && **room);
+            let expected = expected
+                .map_or(Stop::End, |(id, _)| Stop::Host { id: *id, slot: slots[&HostId(*id)] });
+            let mut effort = passed;
+            assert_eq!(glances.find(&slots, requested, from, end, &mut effort), expected);
+            assert_eq!(effort, 0);
+            if passed > 0 {
+                let mut effort = passed - 1;
+                let tired = glances.find(&slots, requested, from, end, &mut effort);
+                let last =
+                    roomy.keys().filter(|id| within(id)).nth(usize::try_from(passed - 1).unwrap());
+                assert_eq!(tired, Stop::Tired { id: *last.unwrap() });
+            }
+        }
+    }
+}

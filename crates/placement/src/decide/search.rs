@@ -37,7 +37,7 @@ pub(super) struct Search<'a, 'r> {
     traits: [Traits; 2],
     pub(super) best: Option<Candidate<'a>>,
     avoided: Avoided,
-    /// Whether hardly any hosts are to be avoided, when that is known.
+    /// Whether few hosts are to be avoided, when that is known.
     few: Option<bool>,
     /// Whether rules are left for later.
     unruly: bool,
@@ -250,6 +250,160 @@ impl Seeker for Search<'_, '_> {
             }
             self.learn(row);
             next = hosts.next();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_model::{
+        Bytes, Constraint, HostId, MilliCores, Name, ProjectId, Resources, Rule, Scope, Strength,
+        VmId,
+    };
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::request::{HostState, Request};
+
+    const RACK: u32 = 40;
+    const GROUP: u32 = 100;
+
+    /// How the ids of hosts go to racks.
+    #[derive(Clone, Copy, Debug)]
+    enum Racks {
+        /// One after the other.
+        Dense,
+        /// Those of 16 racks alternate.
+        Woven,
+        /// One after the other, but every 30th host is elsewhere.
+        Stray,
+    }
+
+    impl Racks {
+        fn of(self, id: u32) -> u32 {
+            match self {
+                Self::Dense => id / RACK,
+                Self::Woven => id / (16 * RACK) * 16 + id % 16,
+                Self::Stray if id.is_multiple_of(30) => id * 7919 % 1000,
+                Self::Stray => id / RACK,
+            }
+        }
+    }
+
+    fn cores(cores: u64) -> Resources {
+        Resources {
+            cpu: MilliCores::cores(cores),
+            memory: Bytes::gib(cores),
+            ..Resources::default()
+        }
+    }
+
+    fn cluster(hosts: u32, racks: Racks) -> Cluster {
+        let mut cluster = Cluster::new();
+        for id in 1..=hosts {
+            cluster.upsert_host(HostState {
+                id: HostId(id),
+                name: format!("host-{id}").parse().unwrap(),
+                rack: format!("rack-{}", racks.of(id)).parse().ok(),
+                zone: None,
+                labels: std::collections::BTreeMap::new(),
+                capacity: cores(64),
+                pool: None,
+                unschedulable: None,
+            });
+        }
+        cluster
+    }
+
+    fn request(number: u32, demand: Resources) -> Request {
+        Request::new(VmId(Uuid::from_u128(u128::from(number))), ProjectId(Uuid::nil()), demand)
+    }
+
+    fn member(number: u32, demand: Resources, scope: Scope) -> Request {
+        let group: Name = "g".parse().unwrap();
+        let mut request = request(number, demand);
+        request.groups.insert(group.clone());
+        let rule = Rule::AntiAffinity { group, scope };
+        request.constraints.push(Constraint { strength: Strength::Preferred, rule });
+        request
+    }
+
+    /// Places a group one by one, each as a scan would; the most effort that one took, in looks.
+    fn place_group(cluster: &mut Cluster, policy: Policy, demand: &Resources, scope: Scope) -> u64 {
+        let mut most = 0;
+        for number in 0..GROUP {
+            let request = member(2_000_000 + number, demand.clone(), scope);
+            let asked = Asked::new(cluster, &request);
+            let kept = Kept::from(asked.preferences() > 0);
+            let mut search = Search::new(cluster, &asked, policy, kept);
+            search.look_everywhere();
+            let found = search.best.map(|best| best.row.id);
+            most = most.max(search.spent / LOOK);
+            let scanned = cluster.find_by_scan(&request, policy).map(|choice| choice.host);
+            assert_eq!(found, scanned, "{policy} {number}");
+            let _ = cluster.occupy(found.unwrap(), &request).unwrap();
+        }
+        most
+    }
+
+    /// VMs of many sizes on the hosts of some ids, so that nearly no two are in the same state.
+    fn fill(cluster: &mut Cluster, ids: std::ops::RangeInclusive<u32>, free: u64) {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        for id in ids {
+            let demand = Resources {
+                cpu: MilliCores((64 - free) * 1000 - random.random_range(0..1000)),
+                memory: Bytes(((64 - free) << 30) - random.random_range(0..1 << 30)),
+                ..Resources::default()
+            };
+            let _ = cluster.occupy(HostId(id), &request(1_000_000 + id, demand)).unwrap();
+        }
+    }
+
+    #[test]
+    fn racks_to_be_avoided_cost_little_when_every_state_has_hosts_there() {
+        for racks in [Racks::Dense, Racks::Woven, Racks::Stray] {
+            let mut cluster = cluster(10_000, racks);
+            fill(&mut cluster, 1..=10_000, 20);
+            for policy in [Policy::FirstFit, Policy::FfdSum] {
+                let mut cluster = cluster.clone();
+                let looks = place_group(&mut cluster, policy, &cores(4), Scope::Rack);
+                assert!(looks <= 150, "{racks:?} {policy}: {looks}");
+            }
+        }
+    }
+
+    #[test]
+    fn room_far_behind_racks_to_be_avoided_is_found_with_little_effort() {
+        // Only the first racks have room, and then a few hosts very far away.
+        let mut cluster = cluster(30_000, Racks::Dense);
+        fill(&mut cluster, 1..=3_000, 20);
+        fill(&mut cluster, 3_001..=29_000, 2);
+        let looks = place_group(&mut cluster, Policy::FirstFit, &cores(4), Scope::Rack);
+        assert!(looks <= 1_000, "{looks}");
+    }
+
+    #[test]
+    fn equals_in_racks_to_be_avoided_are_passed_over_in_one_step() {
+        for racks in [Racks::Dense, Racks::Woven, Racks::Stray] {
+            for policy in [Policy::FirstFit, Policy::MostFree, Policy::L2Diff, Policy::Cosine] {
+                let mut cluster = cluster(10_000, racks);
+                let looks = place_group(&mut cluster, policy, &cores(4), Scope::Rack);
+                assert!(looks <= 150, "{racks:?} {policy}: {looks}");
+            }
+        }
+    }
+
+    #[test]
+    fn hosts_to_be_avoided_cost_a_look_each_at_most() {
+        let mut cluster = cluster(10_000, Racks::Dense);
+        fill(&mut cluster, 1..=9_000, 2);
+        fill(&mut cluster, 9_001..=10_000, 20);
+        for policy in [Policy::FirstFit, Policy::MostFree, Policy::L2Diff] {
+            let mut cluster = cluster.clone();
+            let looks = place_group(&mut cluster, policy, &cores(4), Scope::Host);
+            assert!(looks <= 2 * u64::from(GROUP), "{policy}: {looks}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic and talk")]
 
+mod apart;
 mod edges;
 mod golden;
 mod index;
