@@ -293,6 +293,11 @@ impl Cluster {
         self.capacity.retain(|_, (_, hosts)| *hosts > 0);
     }
 
+    /// Whether any host has accelerators.
+    pub(crate) fn has_accelerators(&self) -> bool {
+        self.capacity.keys().any(|element| matches!(element, Element::Accelerator(_)))
+    }
+
     /// The mean capacity of the hosts that have any of an element.
     pub(crate) fn mean_capacity(&self, element: &Element) -> Option<f64> {
         self.capacity.get(element).map(|(sum, hosts)| *sum as f64 / f64::from(*hosts))

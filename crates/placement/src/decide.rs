@@ -131,7 +131,10 @@ impl Cluster {
         policy: Policy,
         kept: Kept,
     ) -> Option<Candidate<'a>> {
-        let mut search = Search::new(self, asked, policy, kept);
+        // Without accelerators all hosts are the same to FGD, and the lowest id wins.
+        let by_id = policy == Policy::Fgd && !self.has_accelerators();
+        let by = if by_id { Policy::FirstFit } else { policy };
+        let mut search = Search::new(self, asked, by, kept);
         match (asked.request.pinned_host, asked.reach(kept)) {
             (_, Reach::Nowhere) => {}
             (Some(host), _) => {
@@ -146,7 +149,11 @@ impl Cluster {
             }
             (None, Reach::Everywhere) => search.look_everywhere(),
         }
-        search.best
+        let mut best = search.best;
+        if let Some(best) = best.as_mut().filter(|_| by_id) {
+            best.standing.score = score(policy, asked, best.row);
+        }
+        best
     }
 
     /// How every host does in the decision that [`Self::decide`] makes.

@@ -32,6 +32,8 @@ pub(crate) struct Measure {
     /// How many cores a typical request could fill, where none asks for accelerators.
     cores: Option<Vec<Typical>>,
     known: [Mutex<Known>; 2],
+    /// The costs on hosts without accelerators, by what is free and what is asked for.
+    costs: Mutex<HashMap<[u64; 2 * SCALARS], f64, BuildHasherDefault<Mixer>>>,
 }
 
 /// Values of states by their keys.
@@ -191,6 +193,7 @@ impl Measure {
             cores,
             workload,
             known: Default::default(),
+            costs: Mutex::default(),
         }
     }
 
@@ -200,9 +203,38 @@ impl Measure {
 
     /// The score of a host that can hold a demand.
     pub(crate) fn score(&self, policy: Policy, row: &Row, demand: &Resources) -> f64 {
-        let (cost, ..) = self.place(policy, row, demand);
+        let cost = if row.pools().is_empty() {
+            self.cost_of_scalars(policy, row, demand)
+        } else {
+            self.place(policy, row, demand).0
+        };
         // The levels of FGD are better the higher they are.
         if policy == Policy::LeastStranding { cost } else { -cost }
+    }
+
+    /// The cost on a host without accelerators.
+    fn cost_of_scalars(&self, policy: Policy, row: &Row, demand: &Resources) -> f64 {
+        let (Policy::LeastStranding, Some(typical)) = (policy, &self.cores) else {
+            return self.place(policy, row, demand).0;
+        };
+        let mut key = [0; 2 * SCALARS];
+        key[..SCALARS].copy_from_slice(&row.free);
+        for (i, free) in key[..SCALARS].iter_mut().enumerate() {
+            if !row.accounts(i) {
+                *free = u64::MAX;
+            }
+        }
+        key[SCALARS..].copy_from_slice(&demand.scalars());
+        let mut costs = self.costs.lock().unwrap_or_else(PoisonError::into_inner);
+        if costs.len() >= MAX_KNOWN {
+            costs.clear();
+        }
+        *costs.entry(key).or_insert_with(|| {
+            let mut state = self.state(true, row);
+            let before = cores(typical, &state);
+            state.take(demand);
+            round(before - cores(typical, &state))
+        })
     }
 
     /// The devices that a demand gets on a host that can hold it.
