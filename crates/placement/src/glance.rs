@@ -106,28 +106,30 @@ impl Glances {
         effort: &mut u64,
     ) -> Stop {
         let mut rest = slots.range(HostId(from)..);
-        let mut next = rest.next().map(|(id, slot)| (id.0, *slot));
-        // Hosts that came in the order of their ids lie in that order: no need to look them up.
-        let mut looked_up = true;
-        while let Some((id, slot)) = next.filter(|(id, _)| end.is_none_or(|end| *id < end)) {
-            if self.0[slot as usize].free.hold(requested) {
-                return Stop::Host { id, slot };
-            }
-            if *effort == 0 {
-                return Stop::Tired { id };
-            }
-            *effort -= 1;
-            let Some(following) = id.checked_add(1) else { return Stop::End };
-            next = if self.0.get(slot as usize + 1).is_some_and(|glance| glance.id == following) {
-                looked_up = false;
-                Some((following, slot + 1))
-            } else {
-                if !looked_up {
-                    rest = slots.range(HostId(following)..);
-                    looked_up = true;
+        let end = end.map_or(u64::MAX, u64::from);
+        while let Some((HostId(first), slot)) = rest.next() {
+            // Hosts that came in the order of their ids lie in that order: no need to look them up.
+            let mut id = *first;
+            for glance in &self.0[*slot as usize..] {
+                if glance.id != id {
+                    break;
                 }
-                rest.next().map(|(id, slot)| (id.0, *slot))
-            };
+                if u64::from(id) >= end {
+                    return Stop::End;
+                }
+                if glance.free.hold(requested) {
+                    return Stop::Host { id, slot: slot + (id - first) };
+                }
+                if *effort == 0 {
+                    return Stop::Tired { id };
+                }
+                *effort -= 1;
+                let Some(following) = id.checked_add(1) else { return Stop::End };
+                id = following;
+            }
+            if id - first > 1 {
+                rest = slots.range(HostId(id)..);
+            }
         }
         Stop::End
     }
