@@ -23,7 +23,7 @@ use crate::{
 const LOOK: u64 = 64;
 
 /// The effort of the first turn, and how much more each turn has than the one before.
-const EFFORT: u64 = 128 * LOOK;
+const EFFORT: u64 = 512 * LOOK;
 const GROWTH: u64 = 4;
 
 /// A search among the hosts that break none of some preferred rules.
@@ -88,7 +88,7 @@ impl<'a, 'r> Search<'a, 'r> {
             self.cluster.index().search(self);
             return;
         }
-        if self.avoids_few() && self.look_by_index(4 * EFFORT) {
+        if self.avoids_few() && self.look_by_index(EFFORT) {
             return;
         }
         let own = self.best;

@@ -18,7 +18,7 @@ use crate::scenario::{label, name, vm};
 const IDS: u32 = 2_500;
 const RACKS: u32 = IDS / 20;
 /// Decisions with each way of giving ids to racks.
-const STEPS: usize = 4_000;
+const STEPS: usize = 2_500;
 
 #[test]
 fn spread_groups_equal_scan_in_dense_racks() {
@@ -96,7 +96,7 @@ fn history(seed: u64, rack: impl Fn(u32, &mut ChaCha8Rng) -> u32) {
     let mut number = 0;
     let mut members = Vec::new();
     for step in 0..STEPS {
-        if step % 1_000 == 0 {
+        if step % 500 == 0 {
             // Some regions are full now, so that what is found lies far apart.
             let from = random.random_range(0..IDS);
             for id in (from..IDS.min(from + 800)).map(HostId) {
