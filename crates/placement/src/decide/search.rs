@@ -91,15 +91,15 @@ impl<'a, 'r> Search<'a, 'r> {
         if self.avoids_few() && self.look_by_index(EFFORT) {
             return;
         }
-        let own = self.best;
+        let allowed = self.best;
         self.unruly = true;
         self.look_by_index(u64::MAX);
         self.unruly = false;
         let Some(first) = self.best else { return };
-        if own.is_some_and(|own| own.row.id == first.row.id) {
+        if allowed.is_some_and(|best| best.row.id == first.row.id) {
             return;
         }
-        self.best = own;
+        self.best = allowed;
         if self.accept(first) {
             return;
         }
@@ -136,11 +136,11 @@ impl<'a, 'r> Search<'a, 'r> {
                 Stop::End => return true,
             };
             self.floor = self.avoided.skip(id);
-            if self.floor > id {
-                continue;
-            }
             if !self.spend() {
                 return false;
+            }
+            if self.floor > id {
+                continue;
             }
             let row = self.asked.view(self.cluster.row_at(slot));
             if let Some(candidate) = self.candidate(row) {
