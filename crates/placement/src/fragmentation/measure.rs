@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    hash::{BuildHasherDefault, Hasher},
+    hash::{BuildHasherDefault, Hash, Hasher},
     sync::{Mutex, PoisonError},
 };
 
@@ -33,7 +33,31 @@ pub(crate) struct Measure {
     cores: Option<Vec<Typical>>,
     known: [Mutex<Known>; 2],
     /// The costs on hosts without accelerators, by what is free and what is asked for.
-    costs: Mutex<HashMap<[u64; 2 * SCALARS], f64, BuildHasherDefault<Mixer>>>,
+    costs: Mutex<HashMap<Scalars, f64, BuildHasherDefault<Mixer>>>,
+}
+
+/// What is free of a host and what is asked for. It is looked up for every state of the index, so
+/// hash and comparison are free of branches.
+#[derive(Clone, Copy, Debug)]
+struct Scalars([u64; 2 * SCALARS]);
+
+impl PartialEq for Scalars {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).fold(0, |apart, (a, b)| apart | (a ^ b)) == 0
+    }
+}
+
+impl Eq for Scalars {}
+
+impl Hash for Scalars {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let mut factor = 1_u64;
+        let sum = self.0.iter().fold(0_u64, |sum, word| {
+            factor = factor.wrapping_mul(0xD129_0D3B_3D27_41B5);
+            sum.wrapping_add((word ^ word >> 32).wrapping_mul(factor))
+        });
+        state.write_u64(sum);
+    }
 }
 
 /// Values of states by their keys.
@@ -217,14 +241,14 @@ impl Measure {
         let (Policy::LeastStranding, Some(typical)) = (policy, &self.cores) else {
             return self.place(policy, row, demand).0;
         };
-        let mut key = [0; 2 * SCALARS];
-        key[..SCALARS].copy_from_slice(&row.free);
-        for (i, free) in key[..SCALARS].iter_mut().enumerate() {
+        let mut key = Scalars([0; 2 * SCALARS]);
+        key.0[..SCALARS].copy_from_slice(&row.free);
+        for (i, free) in key.0[..SCALARS].iter_mut().enumerate() {
             if !row.accounts(i) {
                 *free = u64::MAX;
             }
         }
-        key[SCALARS..].copy_from_slice(&demand.scalars());
+        key.0[SCALARS..].copy_from_slice(&demand.scalars());
         let mut costs = self.costs.lock().unwrap_or_else(PoisonError::into_inner);
         if costs.len() >= MAX_KNOWN {
             costs.clear();
@@ -453,10 +477,12 @@ impl Hasher for Mixer {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_le_bytes(word));
+        let (words, rest) = bytes.as_chunks();
+        for word in words {
+            self.write_u64(u64::from_le_bytes(*word));
+        }
+        for byte in rest {
+            self.write_u64((*byte).into());
         }
     }
 
