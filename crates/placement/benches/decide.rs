@@ -2,14 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a benchmark may panic")]
 
-use std::hint::black_box;
+use std::{hint::black_box, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use plimsoll_model::{
     Bytes, Constraint, HostId, MilliCores, Policy, ProjectId, Resources, Rule, Scope, Strength,
-    VmId,
+    Timestamp, VmId,
 };
-use plimsoll_placement::{Cluster, HostState, Request};
+use plimsoll_placement::{Cluster, Earliest, HostState, Interval, Request};
 use uuid::Uuid;
 
 const HOSTS: u32 = 1000;
@@ -82,5 +82,36 @@ fn decide(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, decide);
+/// Hosts that are full until their VMs end, one after the other: the first start is found, or it is
+/// found that there is none before it.
+fn book(criterion: &mut Criterion) {
+    let at = |second| Timestamp::from_second(second).unwrap();
+    let mut cluster = empty_cluster();
+    let mut number = 0;
+    for id in 1..=HOSTS {
+        for hour in 1..=10 {
+            number += 1;
+            let mut request = request(number, false);
+            request.demand.cpu = MilliCores::cores(6);
+            let until = Some(at(3600 * hour + i64::from(id)));
+            request.interval = Interval { from: None, until };
+            request.keeps_disk = true;
+            let _ = cluster.occupy(HostId(id), &request).unwrap();
+        }
+    }
+    let mut next = request(number + 1, false);
+    next.demand.cpu = MilliCores::cores(20);
+    let hour = Some(Duration::from_secs(3600));
+    let when = Earliest { after: at(0), duration: hour, deadline: None };
+    let first = cluster.book(&next, &when, Policy::MostFree).unwrap().interval.until.unwrap();
+    let earlier = Earliest { deadline: first.checked_sub(Duration::from_nanos(1)).ok(), ..when };
+    let mut group = criterion.benchmark_group("book");
+    for (name, when) in [("later", when), ("no earlier", earlier)] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| cluster.find_booking(black_box(&next), &when, Policy::MostFree));
+        });
+    }
+}
+
+criterion_group!(benches, decide, book);
 criterion_main!(benches);

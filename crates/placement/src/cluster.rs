@@ -1,6 +1,7 @@
 //! The facts: hosts, and which VM is where.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -13,6 +14,7 @@ use crate::{
     fragmentation::{Expected, Measure, Workload},
     glance::{Amounts, Glances, Stop},
     index::Index,
+    interval::Span,
     request::{HostState, Request},
     row::{Row, SCALARS, is_keeper},
     topology::{Domains, Groups, Topology},
@@ -112,6 +114,8 @@ pub struct Cluster {
     workload: Expected,
     index: Index,
     glances: Glances,
+    /// The slots of the hosts where VMs have a begin or an end, by host.
+    timed: BTreeMap<HostId, u32>,
 }
 
 /// Two clusters are equal when the same facts are known of them and their hosts came in the same
@@ -215,6 +219,7 @@ impl Cluster {
         self.count_capacity(&state.capacity);
         let capacity = self.shape(&state);
         self.rows[at] = Row::new(state, domains, capacity);
+        self.note_timed(slot);
         moved
     }
 
@@ -236,7 +241,7 @@ impl Cluster {
         self.slots.remove(&host);
         self.vacant.push(slot);
         self.glances.clear(slot);
-        let state = self.rows[at].detail.state.clone();
+        let state = HostState::clone(&self.rows[at].detail.state);
         if self.index.remove_labels(&state.labels) {
             self.index_anew();
         }
@@ -319,12 +324,12 @@ impl Cluster {
     /// A host.
     #[must_use]
     pub fn host(&self, host: HostId) -> Option<&HostState> {
-        self.row(host).map(|row| &row.detail.state)
+        self.row(host).map(|row| &*row.detail.state)
     }
 
     /// Every host, by id.
     pub fn hosts(&self) -> impl Iterator<Item = &HostState> {
-        self.rows().map(|row| &row.detail.state)
+        self.rows().map(|row| &*row.detail.state)
     }
 
     /// Where a VM is placed, with what.
@@ -338,29 +343,32 @@ impl Cluster {
         self.row(host).into_iter().flat_map(|row| row.detail.vms.iter().copied())
     }
 
-    /// What is committed of a host; nothing for an unknown one.
+    /// What is committed of a host; where VMs have a begin or an end, of each element the most at any
+    /// instant. Nothing for an unknown one.
     #[must_use]
     pub fn committed(&self, host: HostId) -> Resources {
         self.row(host).map(Row::committed).unwrap_or_default()
     }
 
-    /// What is free of a host: capacity minus what is committed, never below zero; nothing for an
-    /// unknown one.
+    /// What is free of a host at all times: capacity minus what is committed, never below zero;
+    /// nothing for an unknown one.
     #[must_use]
     pub fn free(&self, host: HostId) -> Resources {
         self.row(host).map(Row::free).unwrap_or_default()
     }
 
     /// States that a VM is on a host, when loading or after a decision was committed. A fact is
-    /// taken as it is, whether the VM fits or not: what is then over capacity is reported.
+    /// taken as it is, whether the VM fits or not: what is then over capacity, at some instant of its
+    /// interval, is reported.
     /// Accelerator devices are chosen by best fit.
     ///
     /// # Errors
     /// The host is unknown, or the VM is placed already; nothing has changed then.
     pub fn occupy(&mut self, host: HostId, request: &Request) -> Result<Occupied, OccupyError> {
         let slot = self.find_for(host, request.vm)?;
-        let request = self.rows[slot as usize].settle(request, None);
-        let devices = self.rows[slot as usize].choose_devices(&request.demand);
+        let row = self.view(slot, request);
+        let request = row.settle(request, None);
+        let devices = row.choose_devices(&request.demand);
         Ok(self.put(slot, Placed { host, request, devices }))
     }
 
@@ -377,7 +385,7 @@ impl Cluster {
         devices: &Devices,
     ) -> Result<Occupied, OccupyError> {
         let slot = self.find_for(host, request.vm)?;
-        let request = self.rows[slot as usize].settle(request, Some(devices));
+        let request = self.view(slot, request).settle(request, Some(devices));
         let devices = devices.asked_for(&request.demand.accelerators);
         Ok(self.put(slot, Placed { host, request, devices }))
     }
@@ -419,6 +427,7 @@ impl Cluster {
             self.index.remove(slot, &self.rows[at]);
             self.rows[at].remove(&placed);
             self.file(slot);
+            self.note_timed(slot);
             self.groups.remove(&placed.request, &self.rows[at].domains);
             self.uncount_keeper(&placed.request);
         }
@@ -443,9 +452,25 @@ impl Cluster {
         }
         let over = row.over(&placed);
         self.file(slot);
+        self.note_timed(slot);
         let devices = placed.devices.clone();
         self.placed.insert(placed.request.vm, placed);
         Occupied { devices, over }
+    }
+
+    /// Keeps the list of the hosts where VMs have a begin or an end.
+    fn note_timed(&mut self, slot: u32) {
+        let row = &self.rows[slot as usize];
+        if row.is_timed() {
+            self.timed.insert(row.id, slot);
+        } else if !self.timed.is_empty() {
+            self.timed.remove(&row.id);
+        }
+    }
+
+    /// The hosts where VMs have a begin or an end, by id.
+    pub(crate) fn timed(&self) -> impl ExactSizeIterator<Item = &Row> {
+        self.timed.values().map(|slot| &self.rows[*slot as usize])
     }
 
     fn uncount_keeper(&mut self, request: &Request) {
@@ -462,6 +487,15 @@ impl Cluster {
     /// Whether VMs of the project require to be alone in some way.
     pub(crate) fn has_keepers(&self, project: ProjectId) -> bool {
         self.keepers.contains_key(&project)
+    }
+
+    /// The host as it is at the time for which a request asks.
+    fn view(&self, slot: u32, request: &Request) -> Cow<'_, Row> {
+        let row = &self.rows[slot as usize];
+        if row.is_timed() && !request.interval.is_always() {
+            return Cow::Owned(row.during(&Span::of(request)));
+        }
+        Cow::Borrowed(row)
     }
 
     fn find_for(&self, host: HostId, vm: VmId) -> Result<u32, OccupyError> {

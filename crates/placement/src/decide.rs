@@ -190,6 +190,11 @@ impl Cluster {
         ranked
     }
 
+    /// Why every host is refused that cannot hold a request.
+    pub(crate) fn refusals(&self, request: &Request) -> Refusals {
+        self.tally(&Asked::new(self, request))
+    }
+
     fn tally(&self, asked: &Asked<'_>) -> Refusals {
         let mut tally = Tally::default();
         for row in self.rows() {

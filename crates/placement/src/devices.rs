@@ -177,6 +177,14 @@ impl DevicePool {
             }
         }
     }
+
+    /// Takes over what another state of the same pool has more of, device by device.
+    pub(crate) fn raise(&mut self, other: &Self) {
+        self.committed = self.committed.max(other.committed);
+        for (device, other) in self.devices.iter_mut().zip(&other.devices) {
+            *device = (*device).max(*other);
+        }
+    }
 }
 
 /// The demand for accelerators without its zero entries.

@@ -14,8 +14,9 @@ use crate::{
     explanation::Refusal,
     fragmentation::Measure,
     index::{Dim, Goal, HostKind, KEPT, MAX_DIMS, SHARED, Stratum, Traits, in_zone},
+    interval::Span,
     request::Request,
-    row::{MAY_BE_UNACCOUNTED, Row, SCALARS, share},
+    row::{Company, MAY_BE_UNACCOUNTED, Row, SCALARS, share},
     topology::{Counts, Domain, Domains, Group, Kind, index, required_group_rules},
 };
 
@@ -33,6 +34,16 @@ pub(crate) struct Asked<'a> {
     alone: bool,
     /// Where the VM is now: that host as it would be without it.
     own: Option<Box<Row>>,
+    /// For a request with a begin or an end: the hosts where VMs have such too, by id.
+    timed: Vec<View<'a>>,
+}
+
+/// A host that is another over the time of the request than over all time.
+struct View<'a> {
+    /// As it is in the books.
+    row: &'a Row,
+    /// As it is over the time of the request, and without the VM itself.
+    then: OnceCell<Box<Row>>,
 }
 
 /// One rule of the request.
@@ -107,7 +118,7 @@ impl Clause<'_> {
     fn is_broken(&self, asked: &Asked<'_>, row: &Row) -> bool {
         match self {
             Self::Group(clause) => clause.against(row) > 0,
-            Self::Exclusive(against) => row.company(asked.request).others(*against) > 0,
+            Self::Exclusive(against) => asked.company(row).others(*against) > 0,
             Self::HostLabel { key, values, .. } => {
                 !row.detail.state.labels.get(*key).is_some_and(|has| values.contains(has))
             }
@@ -134,7 +145,12 @@ impl<'a> Asked<'a> {
             of_placed: Vec::new(),
             alone: false,
             own: None,
+            timed: Vec::new(),
         };
+        if !request.interval.is_always() {
+            let view = |row| View { row, then: OnceCell::new() };
+            asked.timed = cluster.timed().map(view).collect();
+        }
         for constraint in &request.constraints {
             let clause = match &constraint.rule {
                 Rule::Affinity { group, scope } => {
@@ -211,12 +227,58 @@ impl<'a> Asked<'a> {
         }
     }
 
-    /// The host as it would be without the VM itself.
+    /// The host as it is over the time of the request, and as it would be without the VM itself.
     pub(crate) fn view<'r>(&'r self, row: &'r Row) -> &'r Row {
+        if self.timed.is_empty() {
+            return self.left(row);
+        }
+        match self.timed.binary_search_by_key(&row.id, |view| view.row.id) {
+            Ok(at) => self.then(&self.timed[at]),
+            Err(_) => self.left(row),
+        }
+    }
+
+    fn then<'r>(&'r self, view: &'r View<'a>) -> &'r Row {
+        let make = || Box::new(self.left(view.row).during(&Span::of(self.request)));
+        view.then.get_or_init(make)
+    }
+
+    /// The host as it would be without the VM itself.
+    pub(crate) fn left<'r>(&'r self, row: &'r Row) -> &'r Row {
         match &self.own {
             Some(own) if own.id == row.id => own,
             _ => row,
         }
+    }
+
+    /// Who on a host is foreign to the VM, at whatever time.
+    fn company(&self, row: &Row) -> Company {
+        let at = self.timed.binary_search_by_key(&row.id, |view| view.row.id);
+        let row = at.map_or(row, |at| self.left(self.timed[at].row));
+        row.company(self.request)
+    }
+
+    /// Whether there are hosts that the index does not know as they are to the request.
+    pub(crate) fn has_views(&self) -> bool {
+        self.own.is_some() || !self.timed.is_empty()
+    }
+
+    /// Whether [`Self::views`] has the host, as the index does not know it.
+    pub(crate) fn is_viewed(&self, row: &Row) -> bool {
+        self.own.as_ref().is_some_and(|own| own.id == row.id) || self.is_timed(row)
+    }
+
+    /// The hosts that are another to this request than to the index, as they are to it. Those that
+    /// take no VMs may be missing.
+    pub(crate) fn views(&self) -> impl Iterator<Item = &Row> {
+        let own = self.own.as_deref().filter(|own| !self.is_timed(own));
+        // Whether it takes VMs is the same at all times, and is asked before the host is looked at.
+        let timed = self.timed.iter().filter(|view| view.row.open);
+        own.into_iter().chain(timed.map(|view| self.then(view)))
+    }
+
+    fn is_timed(&self, row: &Row) -> bool {
+        self.timed.binary_search_by_key(&row.id, |view| view.row.id).is_ok()
     }
 
     /// Whether the host can hold the request.
@@ -388,11 +450,6 @@ impl<'a> Asked<'a> {
             *range = (share(need, *largest), share(most, *smallest));
         }
         Some(Goal::new(policy, &shares[..stratum.dims.len()], stratum.partial, traits, floor))
-    }
-
-    /// The host on which the VM is, as it would be without it.
-    pub(crate) fn own(&self) -> Option<&Row> {
-        self.own.as_deref()
     }
 
     /// The first reason why the host cannot hold the request.
@@ -668,7 +725,7 @@ fn exclusive(
     if !asked.alone && row.keepers == 0 {
         return ControlFlow::Continue(());
     }
-    let company = row.company(asked.request);
+    let company = asked.company(row);
     for clause in &asked.required {
         if let Clause::Exclusive(against) = clause
             && company.others(*against) > 0

@@ -3,8 +3,8 @@
 //! [`Cluster`] holds what is known: hosts, and which VM is promised what on which of them. It is
 //! told facts ([`Cluster::upsert_host`], [`Cluster::occupy`], [`Cluster::release`],
 //! [`Cluster::set_workload`]) and asked questions ([`Cluster::decide`], [`Cluster::explain`],
-//! [`Cluster::decide_group`], [`Cluster::split_total`]); a question never changes an answer. The
-//! caller commits a [`Choice`] to its store and then states it as a fact with
+//! [`Cluster::decide_group`], [`Cluster::split_total`], [`Cluster::book`]); a question never changes
+//! an answer. The caller commits a [`Choice`] to its store and then states it as a fact with
 //! [`Cluster::occupy_devices`].
 //!
 //! The crate is pure: no clock, no I/O, no randomness, no logging. The same facts and the same
@@ -16,9 +16,11 @@
 //! Invariants, checked against an independent naive model by the property tests: a choice never
 //! takes a host over its capacity; every required rule holds, of the new VM and of those already
 //! placed; the index finds what a look at every host finds; `explain` agrees with `decide`;
-//! `release` is the exact inverse of `occupy`.
+//! `release` is the exact inverse of `occupy`; with VMs that have a begin or an end
+//! ([`Request::interval`]) all of this holds at every instant, and `book` finds the first start.
 
 mod avoided;
+mod booking;
 mod cluster;
 mod decide;
 mod devices;
@@ -28,13 +30,16 @@ mod fragmentation;
 mod glance;
 mod group;
 mod index;
+mod interval;
 pub mod packing;
+mod profile;
 mod request;
 mod row;
 mod score;
 mod split;
 mod topology;
 
+pub use booking::{BookRefusal, Booking, Earliest};
 pub use cluster::{Cluster, Footprint, Occupied, OccupyError, Over, Placed, RemoveHostError};
 pub use devices::{DeviceShare, Devices, MAX_DEVICES};
 pub use explanation::{
@@ -42,5 +47,6 @@ pub use explanation::{
 };
 pub use fragmentation::{MAX_TYPICAL, TypicalRequest, Workload};
 pub use group::GroupRefusal;
+pub use interval::Interval;
 pub use request::{AnyModel, HostState, Request, Unschedulable};
 pub use split::{MAX_SPLIT, SplitLimits, SplitRefusal};

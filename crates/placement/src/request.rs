@@ -8,6 +8,8 @@ use std::{
 use plimsoll_model::{Constraint, HostId, Label, Name, ProjectId, Resources, VmId};
 use serde::{Deserialize, Serialize};
 
+use crate::interval::Interval;
+
 /// A host as placement sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostState {
@@ -111,6 +113,13 @@ pub struct Request {
     /// The shared storage pool that its host must have mounted.
     #[serde(default)]
     pub pool: Option<Name>,
+    /// When it holds what it is promised; by default always, which is from now until it is
+    /// released.
+    #[serde(default, skip_serializing_if = "Interval::is_always")]
+    pub interval: Interval,
+    /// Whether its disk space stays taken when the interval is over, until it is released.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeps_disk: bool,
 }
 
 impl Request {
@@ -127,6 +136,8 @@ impl Request {
             constraints: Vec::new(),
             pinned_host: None,
             pool: None,
+            interval: Interval::ALWAYS,
+            keeps_disk: false,
         }
     }
 

@@ -4,12 +4,15 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use plimsoll_model::{
-    Element, ExclusiveAgainst, HostId, Label, Name, ProjectId, Resources, Rule, Strength, VmId,
+    Element, ExclusiveAgainst, HostId, Label, Name, ProjectId, Resources, Rule, Strength,
+    Timestamp, VmId,
 };
 
 use crate::{
     cluster::{Over, Placed},
     devices::{DevicePool, Devices, demanded},
+    interval::Span,
+    profile::{Holdings, Profile, promise, take_back},
     request::{HostState, Request},
     topology::Domains,
 };
@@ -46,11 +49,15 @@ pub(crate) struct Row {
 /// What decisions seldom read.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Detail {
-    pub(crate) state: HostState,
-    /// Wider than a demand, so that whatever is stated can be taken back exactly.
+    /// Shared with the views of the host at some time.
+    pub(crate) state: Arc<HostState>,
+    /// Wider than a demand, so that whatever is stated can be taken back exactly. Where VMs have a
+    /// begin or an end it is the most that is committed at any instant, and so are the pools.
     pub(crate) committed: [u128; SCALARS],
     /// By model; one of zero capacity is here only while something is committed of it.
     pub(crate) pools: Vec<DevicePool>,
+    /// Where VMs have a begin or an end: what is committed when.
+    pub(crate) profile: Option<Box<Profile>>,
     /// By project and application.
     tenants: Vec<Tenant>,
     pub(crate) vms: BTreeSet<VmId>,
@@ -114,9 +121,10 @@ impl Row {
             free: [0; SCALARS],
             mean_free: 0.0,
             detail: Box::new(Detail {
-                state,
+                state: Arc::new(state),
                 committed: [0; SCALARS],
                 pools,
+                profile: None,
                 tenants: Vec::new(),
                 vms: BTreeSet::new(),
             }),
@@ -128,7 +136,60 @@ impl Row {
     /// States anew what the host is; its capacity is as before.
     pub(crate) fn set_state(&mut self, state: HostState) {
         self.open = state.unschedulable.is_none();
-        self.detail.state = state;
+        self.detail.state = Arc::new(state);
+    }
+
+    /// Whether VMs here have a begin or an end.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.detail.profile.is_some()
+    }
+
+    /// The host as it is over some time: what is committed is the most at any instant of it. It does
+    /// not know who is here.
+    pub(crate) fn during(&self, span: &Span) -> Self {
+        let detail = &*self.detail;
+        match &detail.profile {
+            Some(profile) => self.holding(profile.peak(span)),
+            None => {
+                self.holding(Holdings { committed: detail.committed, pools: detail.pools.clone() })
+            }
+        }
+    }
+
+    /// The host as it would be if only those VMs were here that have neither begin nor end: at
+    /// every instant at least so much is committed.
+    pub(crate) fn without_timed(&self) -> Self {
+        let detail = &*self.detail;
+        self.holding(detail.profile.as_ref().map_or_else(
+            || Holdings { committed: detail.committed, pools: detail.pools.clone() },
+            |profile| profile.base.clone(),
+        ))
+    }
+
+    /// The instants after this one at which a VM ends, in order.
+    pub(crate) fn ends_after(&self, instant: Timestamp) -> impl Iterator<Item = Timestamp> {
+        self.detail.profile.iter().flat_map(move |profile| profile.ends_after(instant))
+    }
+
+    /// When the last VM ends that has an end.
+    pub(crate) fn last_end(&self) -> Option<Timestamp> {
+        self.detail.profile.as_ref().and_then(|profile| profile.last_end())
+    }
+
+    /// The host if this were committed of it.
+    fn holding(&self, Holdings { committed, pools }: Holdings) -> Self {
+        let detail = Detail {
+            state: Arc::clone(&self.detail.state),
+            committed,
+            pools,
+            profile: None,
+            tenants: Vec::new(),
+            vms: BTreeSet::new(),
+        };
+        let mut row =
+            Self { capacity: Arc::clone(&self.capacity), detail: Box::new(detail), ..*self };
+        row.refresh();
+        row
     }
 
     /// The free share of a scalar element; 0 where the capacity is 0.
@@ -199,18 +260,7 @@ impl Row {
     pub(crate) fn add(&mut self, placed: &Placed) {
         let request = &placed.request;
         let detail = &mut *self.detail;
-        for (sum, demand) in detail.committed.iter_mut().zip(request.demand.scalars()) {
-            *sum += u128::from(demand);
-        }
-        for (model, need) in demanded(&request.demand.accelerators) {
-            let at = detail.pools.binary_search_by(|pool| pool.model.cmp(model));
-            let at = at.unwrap_or_else(|at| {
-                detail.pools.insert(at, DevicePool::new(model.clone(), 0));
-                at
-            });
-            let shares = placed.devices.of(model);
-            detail.pools[at].add(need, shares);
-        }
+        detail.commit(placed);
         let at = detail.find_tenant(request).unwrap_or_else(|at| {
             let tenant = Tenant {
                 project: request.project,
@@ -239,18 +289,7 @@ impl Row {
         if !detail.vms.remove(&request.vm) {
             return;
         }
-        for (sum, demand) in detail.committed.iter_mut().zip(request.demand.scalars()) {
-            *sum -= u128::from(demand);
-        }
-        for (model, need) in demanded(&request.demand.accelerators) {
-            if let Ok(at) = detail.pools.binary_search_by(|pool| pool.model.cmp(model)) {
-                let shares = placed.devices.of(model);
-                detail.pools[at].remove(need, shares);
-                if detail.pools[at].capacity == 0 && detail.pools[at].committed == 0 {
-                    detail.pools.remove(at);
-                }
-            }
-        }
+        detail.uncommit(placed);
         if let Ok(at) = detail.find_tenant(request) {
             let (project, application) = keeper(request);
             let tenant = &mut detail.tenants[at];
@@ -271,14 +310,24 @@ impl Row {
         let labels = state.labels.iter().flat_map(|(key, value)| [key, value]);
         let labels = labels.chain(&state.rack).chain(&state.zone).map(Label::as_str);
         let texts = labels.chain([&state.name].into_iter().chain(&state.pool).map(Name::as_str));
+        let profile = self.detail.profile.as_ref();
         size_of::<Detail>()
+            + size_of::<HostState>()
+            + profile.map_or(0, |profile| size_of::<Profile>() + profile.bytes())
             + texts.map(str::len).sum::<usize>()
             + self.detail.pools.capacity() * size_of::<DevicePool>()
             + self.detail.tenants.capacity() * size_of::<Tenant>()
     }
 
-    /// What of this VM's demand is over the host's capacity.
+    /// What of this VM's demand is over the host's capacity, at some instant of its time.
     pub(crate) fn over(&self, placed: &Placed) -> Vec<Over> {
+        if placed.request.interval.is_always() {
+            return self.over_at_peak(placed);
+        }
+        self.during(&Span::of(&placed.request)).over_at_peak(placed)
+    }
+
+    fn over_at_peak(&self, placed: &Placed) -> Vec<Over> {
         let demand = &placed.request.demand;
         let mut over = Vec::new();
         for (i, (element, need)) in Element::SCALARS.into_iter().zip(demand.scalars()).enumerate() {
@@ -375,6 +424,52 @@ impl Row {
 }
 
 impl Detail {
+    fn commit(&mut self, placed: &Placed) {
+        let (request, devices) = (&placed.request, &placed.devices);
+        match &mut self.profile {
+            None if request.interval.is_always() => {
+                promise(&mut self.committed, &mut self.pools, &request.demand, devices);
+                return;
+            }
+            Some(profile) if request.interval.is_always() => {
+                let Holdings { committed, pools } = &mut profile.base;
+                promise(committed, pools, &request.demand, devices);
+            }
+            profile => {
+                let (committed, pools) = (self.committed, &self.pools);
+                let base = || Holdings { committed, pools: pools.clone() };
+                profile.get_or_insert_with(|| Box::new(Profile::new(base()))).insert(placed);
+            }
+        }
+        self.take_peak();
+    }
+
+    /// The inverse of [`Self::commit`].
+    fn uncommit(&mut self, placed: &Placed) {
+        let (request, devices) = (&placed.request, &placed.devices);
+        match &mut self.profile {
+            None => take_back(&mut self.committed, &mut self.pools, &request.demand, devices),
+            Some(profile) if request.interval.is_always() => {
+                let Holdings { committed, pools } = &mut profile.base;
+                take_back(committed, pools, &request.demand, devices);
+            }
+            Some(profile) => profile.remove(request.vm),
+        }
+        self.take_peak();
+    }
+
+    /// Brings what is committed in step with the profile, if there is one.
+    fn take_peak(&mut self) {
+        let Some(mut profile) = self.profile.take() else { return };
+        profile.refresh();
+        let plain = profile.is_plain();
+        let peak = if plain { profile.base.clone() } else { profile.peak(&Span::ALWAYS) };
+        Holdings { committed: self.committed, pools: self.pools } = peak;
+        if !plain {
+            self.profile = Some(profile);
+        }
+    }
+
     fn find_tenant(&self, request: &Request) -> Result<usize, usize> {
         self.tenants.binary_search_by(|tenant| {
             let order = tenant.project.cmp(&request.project);

@@ -81,8 +81,9 @@ impl<'a, 'r> Search<'a, 'r> {
 
     /// Considers every host.
     pub(super) fn look_everywhere(&mut self) {
-        if let Some(own) = self.asked.own() {
-            self.look(own);
+        let asked = self.asked;
+        for row in asked.views() {
+            self.look(row);
         }
         if !self.by_id {
             self.cluster.index().search(self);
@@ -226,7 +227,7 @@ impl Seeker for Search<'_, '_> {
     }
 
     fn meet(&mut self, hosts: &mut Alike<'_>) {
-        let own = self.asked.own().map(|own| own.id);
+        let has_views = self.asked.has_views();
         let mut next = if self.floor > 0 { hosts.next_from(self.floor) } else { hosts.next() };
         while let Some(member) = next {
             if !self.spend() || self.is_id_beaten(member.id) {
@@ -238,8 +239,8 @@ impl Seeker for Search<'_, '_> {
                 continue;
             }
             let row = self.cluster.row_at(member.slot);
-            if own == Some(row.id) {
-                // Looked at before, as it would be without the VM.
+            if has_views && self.asked.is_viewed(row) {
+                // Looked at before, as it is to this request.
                 next = hosts.next();
                 continue;
             }

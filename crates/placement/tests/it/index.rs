@@ -1,11 +1,11 @@
 //! Acceptance: through 10^5 changes of one cluster, the index finds what a look at every host
 //! finds. Hosts come and go, are drained, moved and relabelled; VMs come, go, and are resized; some
-//! are stated where no decision would have put them.
+//! have a begin or an end, and some are stated where no decision would have put them.
 
 use std::collections::BTreeMap;
 
-use plimsoll_model::{Bytes, HostId, Label, MilliCores, Name, Policy, Resources, Rule};
-use plimsoll_placement::{Cluster, HostState, Request, Unschedulable};
+use plimsoll_model::{Bytes, HostId, Label, MilliCores, Name, Policy, Resources, Rule, Timestamp};
+use plimsoll_placement::{Cluster, HostState, Interval, Request, Unschedulable};
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -112,6 +112,16 @@ impl World {
         request.constraints.truncate(rules);
         if request.pinned_host.is_some() {
             request.pinned_host = Some(HostId(self.random.random_range(1..=self.hosts)));
+        }
+        // Some for a time: their hosts are looked at one by one where the time counts.
+        if self.random.random_range(0..10) == 0 {
+            let mut instant =
+                |least| Some(Timestamp::from_second(self.random.random_range(least..50)).unwrap());
+            request.interval = Interval { from: instant(-5), until: instant(20) };
+            if self.random.random_range(0..2) == 0 {
+                request.interval.from = None;
+            }
+            request.keeps_disk = self.random.random_range(0..2) == 0;
         }
         let group = self.random.random_range(0..GROUPS);
         let renamed = |name: &Name| -> Name { format!("{name}{group}").parse().unwrap() };

@@ -10,3 +10,4 @@ mod naive;
 mod outlook;
 mod properties;
 mod scenario;
+mod time;
