@@ -119,6 +119,9 @@ pub struct VmView {
     pub host: Option<Name>,
     /// Why there.
     pub placement_reason: Option<String>,
+    /// Where and when it is to start, while it waits for a time that is booked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booking: Option<BookingView>,
     /// Its addresses.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub addresses: Vec<Ipv4Addr>,
@@ -142,6 +145,61 @@ pub struct VmView {
     pub limits: Option<ActualLimits>,
     /// What the guest tells, while its agent answers.
     pub guest: Option<Facts>,
+}
+
+/// A host for an interval to come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct BookingView {
+    /// The name of the host. It may become another one.
+    pub host: Name,
+    /// Why there.
+    pub reason: String,
+    /// When the VM starts: then, or earlier if room is released.
+    pub starts_at: Timestamp,
+    /// When it is stopped; none when it has no end.
+    pub ends_at: Option<Timestamp>,
+    /// When it was booked, or moved last.
+    pub since: Timestamp,
+}
+
+/// How far a reservation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum ReservationState {
+    /// A host and an interval are booked for it.
+    Booked,
+    /// Its time has come and its host is not free yet, or it has no interval at present.
+    Waiting,
+    /// The VM has its host, until its end.
+    Begun,
+}
+
+/// Capacity that is held for some time: a VM that is booked, or has a host and an end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Reservation {
+    /// The VM's id.
+    pub id: VmId,
+    /// The VM's name.
+    pub vm: Name,
+    /// Its project's name.
+    pub project: Name,
+    /// How far it is.
+    pub state: ReservationState,
+    /// The name of the host.
+    pub host: Option<Name>,
+    /// When it starts, or was placed.
+    pub starts_at: Option<Timestamp>,
+    /// When the VM is stopped.
+    pub ends_at: Option<Timestamp>,
+    /// By when it must be over.
+    pub deadline: Option<Timestamp>,
+    /// What it holds.
+    pub resources: Resources,
+    /// What there is to say, such as why it waits.
+    pub message: Option<String>,
 }
 
 /// Changes a VM; what is absent stays.

@@ -1,11 +1,12 @@
 //! Decides what may be had: are the values allowed ([`validate`]), does the project's quota and
-//! credit cover it ([`quota`]), which addresses does it get ([`address`]), and on which host is there
-//! room ([`place`]).
+//! credit cover it ([`quota`]), which addresses does it get ([`address`]), on which host is there room
+//! ([`place`]), and when ([`book`]).
 //!
 //! Everything here runs inside one transaction: it decides on the very state that it changes, so
 //! there is no moment in which two requests can be promised the same room.
 
 pub(crate) mod address;
+pub(crate) mod book;
 pub(crate) mod place;
 pub(crate) mod quota;
 pub(crate) mod validate;

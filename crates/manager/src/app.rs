@@ -20,6 +20,7 @@ pub mod host;
 pub mod image;
 pub mod network;
 pub mod project;
+pub mod reservation;
 pub mod settings;
 pub mod status;
 pub mod token;
@@ -38,6 +39,7 @@ pub use image::{
 };
 pub use network::{network_create, network_delete, network_list, network_show};
 pub use project::{project_create, project_delete, project_list, project_set, project_show};
+pub use reservation::reservation_list;
 pub use settings::{settings_set, settings_show};
 pub use status::{cluster_numbers, cluster_status, whoami};
 pub use token::{

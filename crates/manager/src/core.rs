@@ -23,7 +23,10 @@ use rand::{SeedableRng, rngs::StdRng};
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::{app::AppError, reconcile::FencingCommand};
+use crate::{
+    app::AppError,
+    reconcile::{FencingCommand, reservations::Review},
+};
 
 pub mod clock;
 pub(crate) mod committer;
@@ -156,6 +159,8 @@ struct Inner {
     tasks: Mutex<BTreeMap<&'static str, String>>,
     /// Why VMs that are pending wait, as of the last try.
     waiting: Mutex<HashMap<VmId, String>>,
+    /// How far the look at all bookings is.
+    review: Mutex<Review>,
     nudge: Notify,
     /// At which hosts are told what they should do.
     pace: Pace,
@@ -235,6 +240,7 @@ impl Core {
             telemetry,
             tasks: Mutex::default(),
             waiting: Mutex::default(),
+            review: Mutex::default(),
             nudge: Notify::new(),
             pace: Pace::new(TOLD_PER_CORE.saturating_mul(cores), TOLD_AT_ONCE, MAX_UNTOLD),
             started_at: now,
@@ -295,6 +301,15 @@ impl Core {
     /// Notes why VMs wait; those that are not named no longer do.
     pub(crate) fn note_waiting(&self, waiting: HashMap<VmId, String>) {
         *self.inner.waiting.lock() = waiting;
+    }
+
+    /// How far the look at all bookings is.
+    pub(crate) fn review(&self) -> Review {
+        *self.inner.review.lock()
+    }
+
+    pub(crate) fn note_review(&self, review: Review) {
+        *self.inner.review.lock() = review;
     }
 
     pub(crate) fn config(&self) -> &CoreConfig {

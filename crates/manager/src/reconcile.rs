@@ -16,6 +16,7 @@ pub(crate) mod failover;
 pub(crate) mod fencing;
 pub(crate) mod hosts;
 pub(crate) mod pending;
+pub(crate) mod reservations;
 pub(crate) mod tokens;
 
 pub use fencing::FencingCommand;
@@ -35,6 +36,7 @@ pub fn spawn(core: &Core) -> Reconcilers {
     tasks.spawn(repeat(core.clone(), "hosts", every, hosts::reconcile));
     tasks.spawn(repeat(core.clone(), "failover", every, failover::reconcile));
     tasks.spawn(repeat(core.clone(), "pending", every, pending::reconcile));
+    tasks.spawn(repeat(core.clone(), "reservations", every, reservations::reconcile));
     tasks.spawn(repeat(core.clone(), "ending", every, ending::reconcile));
     tasks.spawn(repeat(core.clone(), "credits", slowly, credits::reconcile));
     tasks.spawn(repeat(core.clone(), "tokens", slowly, tokens::reconcile));

@@ -89,6 +89,9 @@ pub enum Subject {
 pub enum EventKind {
     VmCreated,
     VmChanged,
+    VmBooked,
+    VmBookingMoved,
+    VmBookingLost,
     VmPlaced,
     VmUnplaceable,
     VmStarted,

@@ -3,10 +3,10 @@
 //! ```text
 //!              Placed             Started
 //!   pending ----------> starting ---------> running <------------+
-//!      ^  ^                |  |               |  |  |             |
-//!      |  | Displaced      |  | Crashed       |  |  | StopWanted  | Started (agent restarts it)
-//!      |  +----------------+  v               |  |  v             |
-//!      |                    failed <----------+  |  stopping -----+
+//!    | ^  ^                |  |               |  |  |             |
+//!    | |  | Displaced      |  | Crashed       |  |  | StopWanted  | Started (agent restarts it)
+//!    | |  +----------------+  v               |  |  v             |
+//!    +-|---- Crashed -----> failed <----------+  |  stopping -----+
 //!      |                      |       Crashed    |     | Exited
 //!      |   StartWanted        | StartWanted      |     v
 //!      +----------------------+------------------+-- stopped
@@ -61,9 +61,16 @@ pub struct VmSpec {
     /// SSH public keys for the image's default user.
     #[serde(default)]
     pub ssh_keys: Vec<String>,
-    /// When to start it; without, at once.
-    #[serde(default)]
-    pub start_at: Option<Timestamp>,
+    /// Before when it is not started; without, it may start at once.
+    #[serde(default, alias = "start_at")]
+    pub start_after: Option<Timestamp>,
+    /// For how long it is to run, in milliseconds: set in place of `end_at`, which it becomes when
+    /// the VM starts. A VM that has one, and for which there is no room at present, is booked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+    /// By when all of its duration must be over: without an interval before it, it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
     /// When to stop it, after a warning to the guest.
     #[serde(default)]
     pub end_at: Option<Timestamp>,
@@ -88,7 +95,9 @@ impl VmSpec {
             constraints: Vec::new(),
             user_data: None,
             ssh_keys: Vec::new(),
-            start_at: None,
+            start_after: None,
+            duration_ms: None,
+            deadline: None,
             end_at: None,
             restart: RestartPolicy::default(),
             on_host_failure: OnHostFailure::default(),
@@ -142,7 +151,7 @@ pub enum Power {
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum VmPhase {
-    /// It has no host: its time has not come, or none can hold it.
+    /// It has no host: its time has not come (a host may be booked for it), or none can hold it.
     Pending,
     /// A host was chosen and is starting it.
     Starting,
@@ -186,7 +195,7 @@ pub enum VmEvent {
     Started,
     /// Its QEMU ended as wished.
     Exited,
-    /// Its QEMU ended otherwise, or could not be started.
+    /// Its QEMU ended otherwise, or could not be started: its time is over, for one that waits.
     Crashed,
     /// It should run.
     StartWanted,
@@ -227,7 +236,8 @@ impl VmPhase {
             (Starting | Running | Unknown | Failed | Stopped, Started) => Ok(Running),
             (Stopping, Started) => Ok(Stopping),
             (Starting | Running | Stopping | Stopped | Unknown | Failed, Exited) => Ok(Stopped),
-            (Starting | Running | Unknown | Failed | Stopped, Crashed) => Ok(Failed),
+            // One that waits has failed when it can no longer have what it waits for.
+            (Pending | Starting | Running | Unknown | Failed | Stopped, Crashed) => Ok(Failed),
             // It was to end: that it ended badly changes nothing.
             (Stopping, Crashed) => Ok(Stopped),
             (Stopped | Failed | Pending, StartWanted) => Ok(Pending),

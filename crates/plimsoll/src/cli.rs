@@ -131,6 +131,9 @@ pub(crate) enum Command {
     /// Virtual machines
     #[command(subcommand)]
     Vm(vm::VmCommand),
+    /// What is booked for later, or held until an end
+    #[command(subcommand)]
+    Reservation(vm::ReservationCommand),
     /// Make a project what a file says it is
     Apply(vm::ApplyArgs),
     /// Try a request without making it: every host's refusal, or its score

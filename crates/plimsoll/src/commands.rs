@@ -4,7 +4,7 @@
 use plimsoll_model::Name;
 
 use crate::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, vm as vm_cli},
     config::Connection,
     failure::{Failure, Outcome},
     output::Output,
@@ -66,6 +66,9 @@ async fn with_manager(
         Command::Image(command) => image::run(command, connection, output).await?,
         Command::Network(command) => network::run(command, connection, output).await?,
         Command::Vm(command) => return vm::run(command, connection, output).await,
+        Command::Reservation(vm_cli::ReservationCommand::List) => {
+            vm::reservations(connection, output).await?;
+        }
         Command::Apply(args) => apply::run(&args, connection, output).await?,
         Command::Explain(args) => explain::tried(&args, connection, output).await?,
         Command::Events(args) => events::run(&args, global, connection, output).await?,

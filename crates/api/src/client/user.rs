@@ -19,8 +19,8 @@ use crate::{
         ClusterStatus, CreateImageRequest, CreateJoinTokenRequest, CreateJoinTokenResponse,
         CreateNetworkRequest, CreateProjectRequest, CreateTokenRequest, CreateTokenResponse,
         CreateVmsRequest, CreateVmsResponse, DrainResponse, EventQuery, ExplainRequest,
-        Explanation, HostView, ProjectView, SetProjectRequest, SetSettingsRequest, SetVmRequest,
-        Settings, StopVmRequest, TokenView, VmView, WhoAmI,
+        Explanation, HostView, ProjectView, Reservation, SetProjectRequest, SetSettingsRequest,
+        SetVmRequest, Settings, StopVmRequest, TokenView, VmView, WhoAmI,
     },
 };
 
@@ -206,6 +206,8 @@ endpoints! {
     get vms(project: &Name; "/v1/projects/{project}/vms") -> Vec<VmView>;
     /// One VM.
     get vm(project: &Name, vm: &Name; "/v1/projects/{project}/vms/{vm}") -> VmView;
+    /// What is booked, or held until an end, in a project.
+    get reservations(project: &Name; "/v1/projects/{project}/reservations") -> Vec<Reservation>;
     /// Changes a VM.
     patch set_vm(project: &Name, vm: &Name; "/v1/projects/{project}/vms/{vm}", body: SetVmRequest) -> VmView;
     /// Has a VM deleted: it is gone when it is no longer found.

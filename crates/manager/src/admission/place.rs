@@ -1,26 +1,28 @@
 //! Where there is room: new VMs, VMs that start again, and VMs that wait.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use plimsoll_api::v1::VmRequest;
 use plimsoll_model::{
     DiskLocation, EventKind, HostId, ImageId, MilliCores, Name, Placement, Policy, Power, Project,
-    ProjectId, Resources, Severity, StoragePool, Vm, VmEvent, VmId, VmPhase, VmSpec,
+    ProjectId, Resources, Severity, StoragePool, Timestamp, Vm, VmEvent, VmId, VmPhase, VmSpec,
 };
 use plimsoll_placement::{Choice, Request, SplitLimits};
 
 use crate::{
-    admission::{address, quota, validate},
+    admission::{address, book, quota, validate},
     app::{AppError, Noun},
     core::{
         State, desired,
-        record::{Claim, VmRecord},
+        record::{Claim, SHUTDOWN_GRACE, VmRecord},
         txn::Txn,
     },
 };
 
-/// How long a guest may take to shut down when nobody says otherwise.
-pub(crate) const DEFAULT_GRACE_MS: u64 = 60_000;
+/// How long a guest may take to shut down when nobody says otherwise, in milliseconds.
+pub(crate) fn default_grace_ms() -> u64 {
+    u64::try_from(SHUTDOWN_GRACE.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// A total is split into more VMs at most so often, when room for their overhead is lacking.
 const MAX_SPLIT_TRIES: u32 = 8;
@@ -213,10 +215,7 @@ fn register(
             policy,
             phase: VmPhase::Pending,
             phase_since: txn.now,
-            message: spec
-                .start_at
-                .filter(|start| *start > txn.now)
-                .map(|start| format!("starts at {start}")),
+            message: None,
             interfaces,
             observed_generation: 0,
             created_at: txn.now,
@@ -228,10 +227,11 @@ fn register(
         power_generation: 1,
         wanted_since: txn.revision,
         booted_memory: plimsoll_model::Bytes::ZERO,
-        shutdown_grace_ms: DEFAULT_GRACE_MS,
+        shutdown_grace_ms: default_grace_ms(),
         fenced_by_lease: false,
         lease_generation: 0,
         end_announced: false,
+        booking: None,
         cleanups: BTreeMap::new(),
     };
     txn.vm_event(Severity::Info, EventKind::VmCreated, &record, "created");
@@ -239,14 +239,35 @@ fn register(
     Ok(id)
 }
 
-/// Places those of the VMs whose time has come.
+/// Places those of the VMs whose time has come, and books the others. If not all can be placed now,
+/// those that have a duration are booked too.
 fn place_all(txn: &mut Txn<'_>, ids: &[VmId], policy: Option<Policy>) -> Result<(), AppError> {
+    let is_due =
+        |record: &VmRecord| record.vm.spec.start_after.is_none_or(|start| start <= txn.now);
+    let records: Vec<_> = ids.iter().filter_map(|id| txn.state.vm(*id).cloned()).collect();
+    let (due, later): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| is_due(record));
+    if let Err(error) = place_group(txn, &due, policy) {
+        let (for_some_time, forever): (Vec<_>, Vec<_>) =
+            due.into_iter().partition(|record| record.duration().is_some());
+        if for_some_time.is_empty() {
+            return Err(error);
+        }
+        place_group(txn, &forever, policy)?;
+        for record in for_some_time {
+            book::start_or_book(txn, &record)?;
+        }
+    }
+    later.iter().try_for_each(|record| book::start_or_book(txn, record))
+}
+
+/// Places all of the VMs now, or none.
+fn place_group(
+    txn: &mut Txn<'_>,
+    due: &[Arc<VmRecord>],
+    policy: Option<Policy>,
+) -> Result<(), AppError> {
     let overhead = txn.state.settings().vm_memory_overhead;
-    let due: Vec<_> = ids
-        .iter()
-        .filter_map(|id| txn.state.vm(*id).cloned())
-        .filter(|record| record.vm.spec.start_at.is_none_or(|start| start <= txn.now))
-        .collect();
+    let due: Vec<VmRecord> = due.iter().map(|record| begun(record, txn.now)).collect();
     let requests: Vec<Request> =
         due.iter().map(|record| record.request(record.demand(overhead))).collect();
     let policy = policy.unwrap_or(txn.state.settings().policy);
@@ -262,8 +283,8 @@ fn place_all(txn: &mut Txn<'_>, ids: &[VmId], policy: Option<Policy>) -> Result<
                 AppError::NoCapacityForGroup { vm, refusal }
             })?,
         };
-    for (record, choice) in due.iter().zip(&choices) {
-        place(txn, (**record).clone(), choice);
+    for (record, choice) in due.into_iter().zip(&choices) {
+        place(txn, record, choice);
     }
     Ok(())
 }
@@ -353,27 +374,44 @@ pub(crate) fn requests(record: &VmRecord, overhead: plimsoll_model::Bytes) -> Ve
     }
 }
 
+/// Checks that a VM's project may run it.
+///
+/// # Errors
+/// It has no credits left, or its quota does not allow it.
+pub(crate) fn check_project(txn: &Txn<'_>, record: &VmRecord) -> Result<(), AppError> {
+    let project = txn
+        .state
+        .project(record.vm.project)
+        .ok_or_else(|| AppError::not_found(Noun::Project, record.vm.project))?;
+    // A VM that a host was taken from goes on; it does not start anew.
+    if !(record.host().is_none() && record.vm.incarnation > 0) {
+        quota::check_credits(project)?;
+    }
+    quota::check_quota(
+        &txn.state,
+        project,
+        &txn.state.vm(record.vm.id).map(|old| old.used()).unwrap_or_default(),
+        &record.vm.spec.resources,
+        0,
+    )
+}
+
+/// The VM as it is when it starts now: its end is known.
+fn begun(record: &VmRecord, now: Timestamp) -> VmRecord {
+    let mut begun = record.clone();
+    if let Some(duration) = record.duration() {
+        begun.vm.spec.end_at = now.checked_add(duration).ok();
+    }
+    begun
+}
+
 /// Finds a host for a VM that should run and has none, or does not run on the one it has.
 ///
 /// # Errors
 /// Quota, credits or hosts do not allow it.
 pub(crate) fn start(txn: &mut Txn<'_>, record: &VmRecord) -> Result<(), AppError> {
-    let project = txn
-        .state
-        .project(record.vm.project)
-        .cloned()
-        .ok_or_else(|| AppError::not_found(Noun::Project, record.vm.project))?;
-    // A VM that a host was taken from goes on; it does not start anew.
-    if !(record.host().is_none() && record.vm.incarnation > 0) {
-        quota::check_credits(&project)?;
-    }
-    quota::check_quota(
-        &txn.state,
-        &project,
-        &txn.state.vm(record.vm.id).map(|old| old.used()).unwrap_or_default(),
-        &record.vm.spec.resources,
-        0,
-    )?;
+    check_project(txn, record)?;
+    let record = &begun(record, txn.now);
     let settings = txn.state.settings();
     let (overhead, policy) =
         (settings.vm_memory_overhead, record.vm.policy.unwrap_or(settings.policy));

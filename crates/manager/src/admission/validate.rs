@@ -9,7 +9,7 @@ use plimsoll_model::{
 };
 use plimsoll_placement::MAX_SPLIT;
 
-use crate::app::AppError;
+use crate::{admission::book, app::AppError};
 
 /// The most VMs, and entries, of one request.
 pub(crate) const MAX_VMS: u32 = 1000;
@@ -127,18 +127,19 @@ pub(crate) fn spec(spec: &VmSpec, field: &str, now: Timestamp) -> Result<(), App
             ));
         }
     }
-    ends(spec.start_at, spec.end_at, field, now)
+    ends(spec.start_after, spec.end_at, field, now)?;
+    book::check_times(spec, field, now)
 }
 
 /// Checks that a VM's end lies ahead and after its start.
 pub(crate) fn ends(
-    start_at: Option<Timestamp>,
+    start_after: Option<Timestamp>,
     end_at: Option<Timestamp>,
     field: &str,
     now: Timestamp,
 ) -> Result<(), AppError> {
     let Some(end) = end_at else { return Ok(()) };
-    let earliest = start_at.map_or(now, |start| start.max(now));
+    let earliest = start_after.map_or(now, |start| start.max(now));
     if end <= earliest {
         return Err(AppError::invalid(
             format!("{field}.end_at"),

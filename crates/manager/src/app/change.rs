@@ -8,11 +8,11 @@ use plimsoll_model::{
 use plimsoll_placement::{Refusal, Request, Verdict};
 
 use crate::{
-    admission::{place, quota, validate},
+    admission::{book, place, quota, validate},
     app::{AppError, Noun},
     core::{
         State,
-        record::{Claim, Cleanup, HostRecord, VmRecord, only_disk},
+        record::{Claim, Cleanup, HostRecord, VmRecord},
         txn::Txn,
     },
 };
@@ -67,11 +67,7 @@ pub(crate) fn start(txn: &mut Txn<'_>, record: &VmRecord) -> Result<(), AppError
         txn.put_vm(new);
         return Ok(());
     }
-    if new.vm.spec.start_at.is_some_and(|start| start > txn.now) && new.host().is_none() {
-        txn.put_vm(new);
-        return Ok(());
-    }
-    place::start(txn, &new)
+    book::start_or_book(txn, &new)
 }
 
 /// Stops a VM.
@@ -88,6 +84,7 @@ pub(crate) fn stop(txn: &mut Txn<'_>, record: &VmRecord, grace_ms: u64) -> Resul
     new.power_generation = new.vm.generation;
     new.wanted_since = txn.revision;
     new.shutdown_grace_ms = grace_ms;
+    new.booking = None;
     new.vm.message = None;
     step(&mut new, VmEvent::StopWanted)?;
     if new.vm.phase == VmPhase::Stopped && record.vm.phase == VmPhase::Pending {
@@ -120,6 +117,7 @@ pub(crate) fn delete(txn: &mut Txn<'_>, record: &VmRecord) {
     new.vm.power = Power::Stopped;
     new.vm.generation += 1;
     new.wanted_since = txn.revision;
+    new.booking = None;
     if let Some(host) = new.host() {
         let cleanup = Cleanup { incarnation: new.vm.incarnation, delete_disk: true };
         new.cleanups.insert(host, cleanup);
@@ -176,6 +174,9 @@ pub(crate) fn set(
     place::mark_fencing(&txn.state, &mut new, false);
     let message = differences(&record.vm.spec.resources, &new.vm.spec.resources);
     txn.vm_event(Severity::Info, EventKind::VmChanged, &new, message);
+    if new.booking.is_some() {
+        return book::change(txn, new);
+    }
     txn.put_vm(new);
     Ok(())
 }
@@ -202,7 +203,14 @@ fn check_values(txn: &Txn<'_>, old: &VmRecord, new: &VmRecord) -> Result<(), App
     validate::resources(&is.resources, "resources")?;
     validate::constraints(&is.constraints, "constraints")?;
     if is.end_at != was.end_at {
-        validate::ends(is.start_at, is.end_at, "spec", txn.now)?;
+        if old.duration().is_some() {
+            return Err(AppError::invalid(
+                "end_at",
+                "it has a duration, and has not started",
+                "its end is known when it starts; create it anew with another duration",
+            ));
+        }
+        validate::ends(is.start_after, is.end_at, "spec", txn.now)?;
     }
     if is.resources.disk < was.resources.disk {
         return Err(AppError::invalid(
@@ -237,15 +245,18 @@ fn check_room(txn: &mut Txn<'_>, old: &VmRecord, new: &VmRecord) -> Result<(), A
         quota::check_quota(&txn.state, project, &old.used(), &new.used(), 0)?;
     }
     let Some(host) = old.host() else { return Ok(()) };
-    let demand = match new.claim {
-        Claim::Full => new.demand(new.overhead),
-        Claim::Disk => only_disk(&new.vm.spec.resources),
+    // Something may be booked behind its end.
+    let later = match (old.vm.spec.end_at, new.vm.spec.end_at) {
+        (Some(was), Some(is)) => is > was,
+        (was, is) => was.is_some() && is.is_none(),
     };
-    let grows = new.vm.spec.resources.first_above(&old.vm.spec.resources).is_some();
+    let grows = new.vm.spec.resources.first_above(&old.vm.spec.resources).is_some()
+        || (later && new.claim == Claim::Full);
     if !grows && new.vm.spec.constraints == old.vm.spec.constraints {
         return Ok(());
     }
-    let request = Request { pinned_host: Some(host), ..new.request(demand) };
+    let Some((_, request)) = new.entry() else { return Ok(()) };
+    let request = Request { pinned_host: Some(host), ..request };
     let policy = new.vm.policy.unwrap_or(txn.state.settings().policy);
     let Err(refusals) = txn.cluster().decide(&request, policy) else { return Ok(()) };
     // A host that takes no new VMs still keeps those that it has.

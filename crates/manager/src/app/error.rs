@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use plimsoll_api::{ErrorBody, ErrorCode, error_chain::causes};
 use plimsoll_model::{Element, Name, Role};
-use plimsoll_placement::{GroupRefusal, Refusals, SplitRefusal};
+use plimsoll_placement::{BookRefusal, GroupRefusal, Refusals, SplitRefusal};
 use plimsoll_store::{CommitError, StoreError};
 use thiserror::Error;
 
@@ -166,6 +166,15 @@ pub enum AppError {
         #[source]
         refusals: Refusals,
     },
+    /// There is no interval for a VM that would have to be booked.
+    #[error("VM `{vm}` cannot be booked")]
+    NoInterval {
+        /// The VM.
+        vm: Name,
+        /// Why not, in times that users know.
+        #[source]
+        refusal: BookRefusal,
+    },
     /// A group cannot be placed as a whole.
     #[error("the {of} VMs cannot all be placed: no host is left for `{vm}`", of = .refusal.of)]
     NoCapacityForGroup {
@@ -254,6 +263,7 @@ impl AppError {
             Self::Quota { .. } | Self::QuotaOfVms { .. } => ErrorCode::QuotaExceeded,
             Self::NoCredits { .. } => ErrorCode::NoCredits,
             Self::NoCapacity { .. }
+            | Self::NoInterval { .. }
             | Self::NoCapacityForGroup { .. }
             | Self::NoSplit { .. }
             | Self::NoAddress { .. } => ErrorCode::NoCapacity,
@@ -297,6 +307,15 @@ impl AppError {
                 "`plimsoll explain` shows what each host lacks; ask for less, relax constraints or add hosts"
                     .into()
             }
+            Self::NoInterval { refusal: BookRefusal::Never { .. }, .. } => {
+                "`plimsoll explain` shows what each host lacks; ask for less, relax constraints or add hosts"
+                    .into()
+            }
+            Self::NoInterval { .. } => {
+                "give it a later deadline or a shorter duration, or ask for less; `plimsoll reservation list` \
+                 shows what is booked"
+                    .into()
+            }
             Self::NoAddress { .. } => "delete VMs on it, or make another network".into(),
             Self::Unsupported { hint, .. } => hint.clone(),
             Self::Unreachable { .. } => {
@@ -309,6 +328,13 @@ impl AppError {
             }
             Self::StaleReport | Self::BeingFenced => "send a new report".into(),
         }
+    }
+
+    /// The message with all its causes, in one line.
+    #[must_use]
+    pub fn in_full(&self) -> String {
+        let causes: String = causes(self).map(|cause| format!(": {cause}")).collect();
+        format!("{self}{causes}")
     }
 
     /// The wire's error body. The causes of our own failures stay in the log.
@@ -324,7 +350,9 @@ impl AppError {
 
     fn details(&self) -> BTreeMap<String, String> {
         let refusals = match self {
-            Self::NoCapacity { refusals, .. } => refusals,
+            Self::NoCapacity { refusals, .. }
+            | Self::NoInterval { refusal: BookRefusal::Never { refusals }, .. } => refusals,
+            Self::NoInterval { refusal: BookRefusal::TooLate { refusals, .. }, .. } => refusals,
             Self::NoCapacityForGroup { refusal, .. }
             | Self::NoSplit { refusal: SplitRefusal::NoPlace { last: refusal, .. }, .. } => {
                 &refusal.refusals

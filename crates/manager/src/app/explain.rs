@@ -5,9 +5,9 @@ use plimsoll_model::{Name, Policy, VmId};
 use plimsoll_placement::{self as placement, Request, Verdict};
 
 use crate::{
-    admission::place,
+    admission::{book, place},
     app::{AppError, Caller, vm},
-    core::{Core, txn::Txn},
+    core::{Core, record::Booking, txn::Txn},
 };
 
 /// How every host would do for a VM that exists, decided anew as if it had left its place.
@@ -28,10 +28,15 @@ pub async fn vm_explain(
         let overhead = settings.vm_memory_overhead;
         let tries = place::requests(&record, overhead);
         // A VM whose disk is on one host has no other choice; any other is asked about freely.
-        let request = tries
+        let mut request = tries
             .into_iter()
             .next_back()
             .unwrap_or_else(|| record.request(record.demand(overhead)));
+        if record.may_be_booked(txn.now) {
+            let soonest = || book::soonest(&record.vm.spec, txn.now);
+            let interval = record.booking.as_ref().map_or_else(soonest, Booking::interval);
+            request = record.request_for(request.demand, interval);
+        }
         Ok(explain(txn, &request, policy))
     })
     .await
@@ -59,7 +64,10 @@ pub async fn request_explain(
         let mut demand = one.spec.resources.clone();
         let overhead = txn.state.settings().vm_memory_overhead;
         demand.memory = demand.memory.saturating_add(overhead);
+        let interval = book::soonest(&one.spec, txn.now);
         let request = Request {
+            interval,
+            keeps_disk: interval.until.is_some(),
             application: one.spec.application,
             groups: one.spec.groups,
             constraints: one.spec.constraints,

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use plimsoll_api::v1::{DrainResponse, HostView};
 use plimsoll_model::{
     EventKind, Fencing, Host, HostEvent, HostId, HostPhase, HostSpec, Name, Power, Resources, Role,
-    Severity, VmEvent, VmPhase,
+    Severity, VmEvent, VmId, VmPhase,
 };
 
 use crate::{
-    admission::validate,
+    admission::{book, validate},
     app::{AppError, Caller, Noun, token},
     core::{
         Core, State,
@@ -354,9 +354,31 @@ fn remove(txn: &mut Txn<'_>, record: &HostRecord) -> Result<(), AppError> {
         }
         txn.put_vm(new);
     }
+    book_elsewhere(txn, record);
     txn.host_event(Severity::Info, EventKind::HostRemoved, record, "removed");
     txn.remove_host(id);
     Ok(())
+}
+
+/// What is booked on a host that goes is booked on another one, or loses its booking.
+fn book_elsewhere(txn: &mut Txn<'_>, record: &HostRecord) {
+    let id = record.host.id;
+    let on_it = |vm: &VmId| {
+        let record = txn.state.vm(*vm);
+        record.and_then(|record| record.booking.as_ref()).is_some_and(|b| b.host == id)
+    };
+    let booked: Vec<VmId> = txn.state.bookings.iter().map(|(_, vm)| *vm).filter(on_it).collect();
+    if booked.is_empty() {
+        return;
+    }
+    let mut closed = record.clone();
+    closed.host.schedulable = false;
+    txn.put_host(closed);
+    for vm in booked {
+        if let Some(vm) = txn.state.vm(vm).cloned() {
+            book::review(txn, &vm);
+        }
+    }
 }
 
 /// A host as users see it.

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use plimsoll_api::{
     cluster::ObservedPhase,
-    v1::{CreateVmsRequest, CreateVmsResponse, SetVmRequest, StopVmRequest, VmRequest, VmView},
+    v1::{
+        BookingView, CreateVmsRequest, CreateVmsResponse, SetVmRequest, StopVmRequest, VmRequest,
+        VmView,
+    },
 };
 use plimsoll_model::{
     EventKind, HostId, HostPhase, Name, Policy, Project, Role, Severity, VmId, VmPhase,
@@ -13,7 +16,11 @@ use plimsoll_model::{
 use crate::{
     admission::{place, place::Wanted, validate},
     app::{AppError, Caller, Noun, change},
-    core::{Core, State, record::VmRecord, txn::Txn},
+    core::{
+        Core, State,
+        record::{Booking, VmRecord},
+        txn::Txn,
+    },
 };
 
 /// The longest grace of a stop.
@@ -338,6 +345,16 @@ fn view_now(core: &Core, txn: &Txn<'_>, id: VmId) -> VmView {
     view(core, &txn.state, record)
 }
 
+fn booking_view(state: &State, booking: &Booking) -> Option<BookingView> {
+    Some(BookingView {
+        host: state.host(booking.host)?.host.name.clone(),
+        reason: booking.reason.clone(),
+        starts_at: booking.from,
+        ends_at: booking.until,
+        since: booking.since,
+    })
+}
+
 /// A VM as users see it.
 pub(crate) fn view(core: &Core, state: &State, record: &VmRecord) -> VmView {
     let vm = &record.vm;
@@ -355,6 +372,7 @@ pub(crate) fn view(core: &Core, state: &State, record: &VmRecord) -> VmView {
         .or_else(|| vm.message.clone())
         .or_else(|| seen.as_ref().filter(|_| behind).and_then(|seen| seen.message.clone()));
     VmView {
+        booking: record.booking.as_ref().and_then(|booking| booking_view(state, booking)),
         id: vm.id,
         name: vm.name.clone(),
         project: state

@@ -1,13 +1,16 @@
 //! What the manager keeps of each thing in the store: the model's noun with the manager's own notes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use plimsoll_api::v1::Settings;
 use plimsoll_model::{
-    Bytes, Host, HostId, Image, ImageFileKind, ImageId, Project, ProjectId, Resources, Role,
-    Timestamp, TokenId, Vm, VmPhase,
+    Bytes, Host, HostId, Image, ImageFileKind, ImageId, Policy, Power, Project, ProjectId,
+    Resources, Role, Timestamp, TokenId, Vm, VmPhase, VmSpec,
 };
-use plimsoll_placement::{Devices, Request};
+use plimsoll_placement::{Devices, Interval, Request};
 use serde::{Deserialize, Serialize};
 
 /// How much of its host a placed VM holds.
@@ -19,6 +22,42 @@ pub enum Claim {
     Full,
     /// Only its disk: its host has said that it does not run.
     Disk,
+}
+
+/// How long a guest may take to shut down when nobody says otherwise.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(60);
+
+/// When a VM that is to end then is reckoned to have left its host: the guest may take its time to
+/// shut down. Everything that is said to users is without it.
+#[must_use]
+pub fn gone_by(end: Timestamp) -> Timestamp {
+    end.checked_add(SHUTDOWN_GRACE).unwrap_or(Timestamp::MAX)
+}
+
+/// A host for a VM, for an interval to come. It is in placement's books like a running VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Booking {
+    /// The host.
+    pub host: HostId,
+    /// When the VM is to start.
+    pub from: Timestamp,
+    /// When it is to be stopped; none when it has no end.
+    #[serde(default)]
+    pub until: Option<Timestamp>,
+    /// The policy that chose the host.
+    pub policy: Policy,
+    /// The reason in a few words, such as `most-free 0.812`.
+    pub reason: String,
+    /// When it was booked, or moved last.
+    pub since: Timestamp,
+}
+
+impl Booking {
+    /// When the host holds room for it.
+    #[must_use]
+    pub fn interval(&self) -> Interval {
+        Interval { from: Some(self.from), until: self.until.map(gone_by) }
+    }
 }
 
 /// A host that must confirm that it holds nothing of a VM.
@@ -70,6 +109,9 @@ pub struct VmRecord {
     /// Whether its guest's end was announced.
     #[serde(default)]
     pub end_announced: bool,
+    /// Where and when it is to start; only while it is pending and was never placed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booking: Option<Booking>,
     /// Hosts that must confirm that they hold nothing of it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub cleanups: BTreeMap<HostId, Cleanup>,
@@ -89,7 +131,7 @@ impl VmRecord {
         let spec = &self.vm.spec.resources;
         let idle = match self.vm.placement {
             Some(_) => self.claim == Claim::Disk,
-            None => self.vm.phase == VmPhase::Stopped,
+            None => matches!(self.vm.phase, VmPhase::Stopped | VmPhase::Failed),
         };
         if idle { only_disk(spec) } else { spec.clone() }
     }
@@ -112,28 +154,64 @@ impl VmRecord {
         Resources { memory: spec.memory.saturating_add(overhead), ..spec.clone() }
     }
 
-    /// What placement is asked for, or told, about it.
+    /// What placement is asked for, or told, about it: from now until its end, if it has one. Its
+    /// disk stays when it has ended.
     #[must_use]
     pub fn request(&self, demand: Resources) -> Request {
+        let until = self.vm.spec.end_at.map(gone_by);
+        self.request_for(demand, Interval { from: None, until })
+    }
+
+    /// [`Self::request`] for another time.
+    #[must_use]
+    pub fn request_for(&self, demand: Resources, interval: Interval) -> Request {
         let vm = &self.vm;
         Request {
             application: vm.spec.application.clone(),
             groups: vm.spec.groups.clone(),
             constraints: vm.spec.constraints.clone(),
+            interval,
+            keeps_disk: interval.until.is_some(),
             ..Request::new(vm.id, vm.project, demand)
         }
     }
 
-    /// Its entry in placement's books: where, and holding what.
+    /// Its entry in placement's books: where, holding what and when.
     #[must_use]
     pub fn entry(&self) -> Option<(HostId, Request)> {
+        if let Some(booking) = &self.booking {
+            let demand = self.demand(self.overhead);
+            return Some((booking.host, self.request_for(demand, booking.interval())));
+        }
         let host = self.host()?;
-        let demand = match self.claim {
-            Claim::Full => self.demand(self.overhead),
-            Claim::Disk => only_disk(&self.vm.spec.resources),
+        let request = match self.claim {
+            Claim::Full => self.request(self.demand(self.overhead)),
+            Claim::Disk => self.request_for(only_disk(&self.vm.spec.resources), Interval::ALWAYS),
         };
-        Some((host, self.request(demand)))
+        Some((host, request))
     }
+
+    /// For how long it is to run once it starts, while its end is not known yet.
+    #[must_use]
+    pub fn duration(&self) -> Option<Duration> {
+        duration(&self.vm.spec)
+    }
+
+    /// Whether it may be booked: it was never placed, and may not start yet or has a duration.
+    #[must_use]
+    pub fn may_be_booked(&self, now: Timestamp) -> bool {
+        let later = self.vm.spec.start_after.is_some_and(|start| start > now);
+        self.vm.power == Power::Running
+            && self.vm.incarnation == 0
+            && self.vm.phase == VmPhase::Pending
+            && (later || self.duration().is_some())
+    }
+}
+
+/// For how long a VM is to run once it starts, while its end is not known yet.
+#[must_use]
+pub fn duration(spec: &VmSpec) -> Option<Duration> {
+    spec.duration_ms.filter(|_| spec.end_at.is_none()).map(Duration::from_millis)
 }
 
 /// The disk space of a vector, alone.

@@ -162,6 +162,7 @@ impl Rig {
         reconcile::hosts::reconcile(core()).await.expect("reconciles");
         reconcile::failover::reconcile(core()).await.expect("reconciles");
         reconcile::pending::reconcile(core()).await.expect("reconciles");
+        reconcile::reservations::reconcile(core()).await.expect("reconciles");
         reconcile::ending::reconcile(core()).await.expect("reconciles");
         reconcile::credits::reconcile(core()).await.expect("reconciles");
         reconcile::tokens::reconcile(core()).await.expect("reconciles");
@@ -195,6 +196,7 @@ impl Rig {
         assert_eq!(state.addresses, stored.addresses);
         assert_eq!(state.network_hosts, stored.network_hosts);
         assert_eq!(state.pending, stored.pending);
+        assert_eq!(state.bookings, stored.bookings);
         assert_eq!(state.ends, stored.ends);
         assert_eq!(state.phases, stored.phases);
         assert_eq!(state.vnis, stored.vnis);

@@ -61,6 +61,11 @@ pub struct State {
     pub(crate) network_hosts: OrdMap<(NetworkId, HostId), u32>,
     pub(crate) usage: OrdMap<ProjectId, Usage>,
     pub(crate) pending: OrdSet<VmId>,
+    /// By start.
+    pub(crate) bookings: OrdSet<(Timestamp, VmId)>,
+    /// The revision at which a host last had more room, or was another: only then can a booking be
+    /// moved. Not stored.
+    pub(crate) room_changed: u64,
     pub(crate) ends: OrdSet<(Timestamp, VmId)>,
     pub(crate) phases: OrdMap<VmPhase, u32>,
     pub(crate) vnis: OrdMap<u32, NetworkId>,
@@ -263,6 +268,13 @@ impl State {
                 self.pending.insert(vm.id);
             } else {
                 self.pending.remove(&vm.id);
+            }
+        }
+        if let Some(booking) = &record.booking {
+            if add {
+                self.bookings.insert((booking.from, vm.id));
+            } else {
+                self.bookings.remove(&(booking.from, vm.id));
             }
         }
         if let Some(end) = vm.spec.end_at.filter(|_| vm.phase != VmPhase::Deleting) {

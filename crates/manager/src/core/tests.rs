@@ -14,6 +14,7 @@ use crate::app::{self, AppError};
 mod chaos;
 mod durable;
 mod failure;
+mod reservations;
 mod tenancy;
 
 fn shared() -> StoragePool {
@@ -169,7 +170,7 @@ async fn vms_start_and_end_when_they_should() {
     let mut host = rig.host("h1", StoragePool::Local).await;
     let mut vm = spec(resources(1000, 512));
     let at = |s: i64| rig.core.now() + jiff::SignedDuration::from_secs(s);
-    vm.start_at = Some(at(100));
+    vm.start_after = Some(at(100));
     vm.end_at = Some(at(300));
     let created = rig.create(request("a", None, vm)).await.unwrap();
     assert_eq!(created.vms[0].state, VmPhase::Pending);

@@ -272,6 +272,7 @@ impl<'a> Txn<'a> {
         }
         if let Some(placed) = old.and_then(|old| self.cluster.release(old.vm.id)) {
             self.undo.push(Undo::Released(Box::new(placed)));
+            self.state.room_changed = self.revision;
         }
         let Some(record) = new else { return };
         let Some((host, request)) = after else {
@@ -329,10 +330,12 @@ impl<'a> Txn<'a> {
             Some(old) => {
                 self.undo.push(Undo::HostChanged(Box::new(old.clone())));
                 self.cluster.upsert_host(new);
+                self.state.room_changed = self.revision;
             }
             None => {
                 self.undo.push(Undo::HostAdded(id));
                 self.cluster.upsert_host(new);
+                self.state.room_changed = self.revision;
             }
         }
         self.dirty.push(Key::Host(id));

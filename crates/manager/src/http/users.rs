@@ -35,6 +35,7 @@ pub(super) fn described() -> OpenApiRouter<Services> {
         .routes(routes!(projects::project_create, projects::project_list))
         .routes(routes!(projects::project_show, projects::project_set, projects::project_delete))
         .routes(routes!(vms::vm_create, vms::vm_list))
+        .routes(routes!(vms::reservation_list))
         .routes(routes!(vms::vm_show, vms::vm_set, vms::vm_delete))
         .routes(routes!(vms::vm_start))
         .routes(routes!(vms::vm_stop))

@@ -4,7 +4,7 @@
 use plimsoll_model::{EventKind, Power, Severity, VmId, VmPhase};
 
 use crate::{
-    admission::place::DEFAULT_GRACE_MS,
+    admission::place::default_grace_ms,
     app::{AppError, change},
     core::{Core, State, record::VmRecord},
 };
@@ -23,7 +23,7 @@ pub(crate) async fn reconcile(core: Core) -> Result<String, AppError> {
                 if end <= txn.now {
                     let kind = EventKind::VmEnded;
                     txn.vm_event(Severity::Info, kind, &record, format!("its end was {end}"));
-                    change::stop(txn, &record, DEFAULT_GRACE_MS)?;
+                    change::stop(txn, &record, default_grace_ms())?;
                     ended += 1;
                 } else {
                     let mut new = (*record).clone();

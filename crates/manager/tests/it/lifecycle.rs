@@ -3,7 +3,7 @@
 use plimsoll_api::{
     ErrorCode,
     cluster::ObservedPhase,
-    v1::{EventQuery, SetVmRequest, StopVmRequest},
+    v1::{EventQuery, ReservationState, SetVmRequest, StopVmRequest},
 };
 use plimsoll_model::{EventKind, MilliCores, VmPhase};
 use plimsoll_testkit::wait_for;
@@ -53,6 +53,48 @@ async fn a_vm_is_created_runs_changes_stops_starts_and_goes() {
     }
     let asked = events.iter().find(|event| event.kind == EventKind::VmCreated).unwrap();
     assert!(asked.actor.is_some(), "a change says who asked for it");
+}
+
+#[tokio::test]
+async fn a_vm_without_room_is_booked_and_moves_up_when_there_is_some() {
+    let (cluster, _agents) = Cluster::furnished(1).await;
+    let (shop, admin) = (name("shop"), &cluster.admin);
+    // The host has four cores, and room for one of these.
+    let job = |vm: &str, hours: u64| {
+        let mut request = vms(vm, 1);
+        request.requests[0].count = None;
+        let spec = &mut request.requests[0].spec;
+        spec.resources.cpu = MilliCores::cores(3);
+        spec.duration_ms = Some(hours * 3_600_000);
+        request
+    };
+    admin.create_vms(&shop, &job("day", 12)).await.unwrap();
+    cluster.wait_phase("day", VmPhase::Running).await;
+    let day = admin.vm(&shop, &name("day")).await.unwrap();
+
+    let night = admin.create_vms(&shop, &job("night", 2)).await.unwrap().vms.remove(0);
+    assert_eq!((night.state, night.host.as_ref()), (VmPhase::Pending, None));
+    let booking = night.booking.unwrap();
+    assert_eq!(booking.host, name("h-1"));
+    assert!(booking.starts_at > day.spec.end_at.unwrap());
+    let mut late = job("late", 2);
+    late.requests[0].spec.deadline = day.spec.end_at;
+    let refused = refusal(admin.create_vms(&shop, &late).await);
+    assert_eq!(refused.code, ErrorCode::NoCapacity);
+    assert!(refused.causes[0].contains("its deadline is"), "{refused:?}");
+
+    let viewer = cluster.role(plimsoll_model::Role::Viewer, Some("shop")).await;
+    let listed = viewer.reservations(&shop).await.unwrap();
+    let states: Vec<_> = listed.iter().map(|r| (r.vm.as_str(), r.state)).collect();
+    assert_eq!(states, [("night", ReservationState::Booked), ("day", ReservationState::Begun)]);
+    cluster.project("other").await;
+    let stranger = cluster.role(plimsoll_model::Role::Admin, Some("other")).await;
+    assert_eq!(refusal(stranger.reservations(&shop).await).code, ErrorCode::NotFound);
+
+    admin.delete_vm(&shop, &name("day")).await.unwrap();
+    cluster.wait_phase("night", VmPhase::Running).await;
+    let night = admin.vm(&shop, &name("night")).await.unwrap();
+    assert!(night.booking.is_none() && night.spec.end_at < booking.ends_at, "it moved up");
 }
 
 #[tokio::test]

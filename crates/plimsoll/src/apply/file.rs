@@ -18,7 +18,10 @@
 //! constraints = [{ anti_affinity = { group = "web", scope = "host" } }]
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use plimsoll_api::v1::Split;
 use plimsoll_model::{
@@ -196,9 +199,15 @@ pub(crate) struct VmEntry {
     /// SSH public keys.
     #[serde(default)]
     pub(crate) ssh_keys: Vec<String>,
-    /// When to start; only said at creation.
+    /// Before when not to start; only said at creation.
+    #[serde(default, alias = "start_at")]
+    pub(crate) start_after: Option<Timestamp>,
+    /// For how long to run, such as `2h`; only said at creation.
+    #[serde(default, deserialize_with = "duration")]
+    pub(crate) duration: Option<Duration>,
+    /// By when all of the duration must be over; only said at creation.
     #[serde(default)]
-    pub(crate) start_at: Option<Timestamp>,
+    pub(crate) deadline: Option<Timestamp>,
     /// When to stop; without, what it has is left as it is.
     #[serde(default)]
     pub(crate) end_at: Option<Timestamp>,
@@ -208,6 +217,12 @@ pub(crate) struct VmEntry {
     /// What to do when its host is fenced.
     #[serde(default)]
     pub(crate) on_host_failure: OnHostFailure,
+}
+
+/// A duration as on the command line.
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    crate::cli::values::duration(&text).map(Some).map_err(de::Error::custom)
 }
 
 /// Constraints with every key checked: serde ignores unknown keys beside a flattened enum.
@@ -305,7 +320,7 @@ impl VmEntry {
                 .check_request()
                 .map_err(|source| FileError::Accelerators { name: name(), source })?;
         }
-        if let (Some(start), Some(end)) = (self.start_at, self.end_at)
+        if let (Some(start), Some(end)) = (self.start_after, self.end_at)
             && end <= start
         {
             return Err(FileError::EndsFirst(name()));

@@ -10,6 +10,7 @@ use plimsoll_model::{Image, Name, Network, Resources, VmPhase, VmSpec};
 use serde::Serialize;
 
 use super::file::{File, Members, VmEntry};
+use crate::cli::values::milliseconds;
 
 /// What the manager says there is.
 #[derive(Clone, Debug, Default)]
@@ -454,7 +455,9 @@ fn spec(entry: &VmEntry, observed: &Observed) -> VmSpec {
         constraints: entry.constraints.clone(),
         user_data: entry.user_data.clone(),
         ssh_keys: entry.ssh_keys.clone(),
-        start_at: entry.start_at,
+        start_after: entry.start_after,
+        duration_ms: entry.duration.map(milliseconds),
+        deadline: entry.deadline,
         end_at: entry.end_at,
         restart: entry.restart,
         on_host_failure: entry.on_host_failure,
@@ -552,12 +555,28 @@ fn difference(vm: &VmView, wanted: &VmSpec, entry: &VmEntry, resources: bool) ->
         format!("{} keys", wanted.ssh_keys.len()),
         "the guest reads them at its first boot",
     );
+    let created = "it is said when the VM is created";
     fix(
-        wanted.start_at.is_some() && is.start_at != wanted.start_at,
-        "start_at",
-        option(is.start_at.as_ref()),
-        option(wanted.start_at.as_ref()),
-        "it is said when the VM is created",
+        wanted.start_after.is_some() && is.start_after != wanted.start_after,
+        "start_after",
+        option(is.start_after.as_ref()),
+        option(wanted.start_after.as_ref()),
+        created,
+    );
+    let seconds = |ms: Option<u64>| ms.map(|ms| format!("{}s", ms / 1000));
+    fix(
+        wanted.duration_ms.is_some() && is.duration_ms != wanted.duration_ms,
+        "duration",
+        option(seconds(is.duration_ms).as_ref()),
+        option(seconds(wanted.duration_ms).as_ref()),
+        created,
+    );
+    fix(
+        wanted.deadline.is_some() && is.deadline != wanted.deadline,
+        "deadline",
+        option(is.deadline.as_ref()),
+        option(wanted.deadline.as_ref()),
+        created,
     );
     difference
 }

@@ -18,6 +18,24 @@ fn on_host_failure(text: &str) -> Result<OnHostFailure, String> {
     snake(text, "restart, recreate, wait")
 }
 
+/// Reservations.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReservationCommand {
+    /// List what is booked, and what is held until an end
+    #[command(
+        visible_alias = "ls",
+        after_help = "\
+VMs that have not begun come first, by their start. `plimsoll vm create` books with --start-after,
+--duration and --deadline; `plimsoll vm delete` gives a booking up. When room is released, later
+bookings move up, but never before their --start-after.
+
+Examples:
+  plimsoll reservation list
+  plimsoll reservation list --json"
+    )]
+    List,
+}
+
 /// Virtual machines.
 #[derive(Debug, Subcommand)]
 pub(crate) enum VmCommand {
@@ -27,7 +45,9 @@ Examples:
   plimsoll vm create web --image tiny --cpu 500m --memory 128MiB --network shop
   plimsoll vm create web --count 3 --image tiny --memory 128MiB --group web --anti-affinity web
   plimsoll vm create batch --total --cpu 8 --memory 8GiB --disk 40GiB --split-max 4 --image tiny
-  plimsoll vm create pay --image tiny --memory 128MiB --exclusive other-projects --end-at +8h")]
+  plimsoll vm create pay --image tiny --memory 128MiB --exclusive other-projects --end-at +8h
+  plimsoll vm create night --image tiny --memory 2GiB --duration 2h --deadline 2030-01-31T06:00:00Z
+  plimsoll vm create demo --image tiny --memory 1GiB --start-after +3h --duration 30m")]
     Create(Box<CreateArgs>),
     /// List the project's VMs
     #[command(
@@ -208,11 +228,17 @@ pub(crate) struct RequestArgs {
     /// A file with SSH public keys
     #[arg(long, value_name = "FILE")]
     pub(crate) ssh_key: Vec<PathBuf>,
-    /// When to start it: 2030-01-31T12:00:00Z, or +2h from now
-    #[arg(long, value_name = "WHEN")]
-    pub(crate) start_at: Option<Instant>,
+    /// Do not start it before: 2030-01-31T12:00:00Z, or +2h from now. Room is booked for it
+    #[arg(long, value_name = "WHEN", help_heading = "Time")]
+    pub(crate) start_after: Option<Instant>,
+    /// Run it for so long, such as 2h, then stop it. Without room at present it is booked
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Time")]
+    pub(crate) duration: Option<Duration>,
+    /// Refuse it, unless all of its duration can be over by then
+    #[arg(long, value_name = "WHEN", requires = "duration", help_heading = "Time")]
+    pub(crate) deadline: Option<Instant>,
     /// When to stop it: 2030-01-31T12:00:00Z, or +2h from now
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "WHEN", conflicts_with = "duration", help_heading = "Time")]
     pub(crate) end_at: Option<Instant>,
     /// When QEMU ends unexpectedly: on-failure, always or never start it again
     #[arg(long, value_name = "WHEN", default_value = "on-failure", value_parser = restart)]

@@ -7,6 +7,7 @@ use plimsoll_api::v1::{Split, VmRequest};
 use plimsoll_model::{Accelerators, Name, Resources, VmSpec};
 
 use crate::{
+    cli::values::milliseconds,
     cli::vm::RequestArgs,
     config::Connection,
     failure::{Failure, OrFail as _, Outcome},
@@ -38,12 +39,13 @@ pub(crate) async fn build(
     let at = |instant: Option<crate::cli::values::Instant>| {
         instant.map(|instant| instant.resolve(now)).transpose().map_err(Failure::usage)
     };
-    let (start_at, end_at) = (at(args.start_at)?, at(args.end_at)?);
+    let (start_after, deadline, end_at) =
+        (at(args.start_after)?, at(args.deadline)?, at(args.end_at)?);
     if let Some(end) = end_at
-        && end <= start_at.unwrap_or(now)
+        && end <= start_after.unwrap_or(now)
     {
         return Err(Failure::usage("the VM would end before it starts")
-            .hint("--end-at must be later than --start-at, and than now"));
+            .hint("--end-at must be later than --start-after, and than now"));
     }
     let user_data = args.user_data.as_deref().map(|path| read(path, "user data")).transpose()?;
     let ssh_keys = ssh_keys(args)?;
@@ -72,7 +74,9 @@ pub(crate) async fn build(
             constraints: args.constraints.constraints(),
             user_data,
             ssh_keys,
-            start_at,
+            start_after,
+            duration_ms: args.duration.map(milliseconds),
+            deadline,
             end_at,
             restart: args.restart,
             on_host_failure: args.on_host_failure,

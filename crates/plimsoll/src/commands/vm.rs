@@ -125,6 +125,15 @@ async fn list(args: &ListArgs, connection: &Connection, output: Output) -> Outco
     output.show(&vms, |output, vms| output::vm::list(output, vms, true))
 }
 
+/// What is booked in the project, or held until an end.
+pub(super) async fn reservations(connection: &Connection, output: Output) -> Outcome {
+    let project = connection.project()?;
+    let what = || "cannot list reservations".to_owned();
+    let reservations = connection.client.reservations(&project).await.or_fail(what)?;
+    output
+        .show(&reservations, |output, reservations| output::vm::reservations(output, reservations))
+}
+
 async fn set(args: &SetArgs, connection: &Connection, output: Output) -> Outcome {
     let project = connection.project()?;
     let name = &args.name;

@@ -51,7 +51,7 @@ fn judge(vm: &VmView, wanted: Wanted, has_agent: bool) -> Verdict {
             Verdict::Waiting("its guest is booting".to_owned())
         }
         (Wanted::Running, VmPhase::Running) | (Wanted::Stopped, VmPhase::Stopped) => Verdict::Done,
-        // What has a start in the future is as it should be while it waits.
+        // What is booked, or has a start in the future, is as it should be while it waits.
         (Wanted::Running, VmPhase::Pending) if waits_for_its_start(vm) => Verdict::Done,
         (Wanted::RunningGeneration(generation), _) if vm.observed_generation >= generation => {
             judge(vm, Wanted::Running, has_agent)
@@ -73,7 +73,7 @@ fn judge(vm: &VmView, wanted: Wanted, has_agent: bool) -> Verdict {
 }
 
 fn waits_for_its_start(vm: &VmView) -> bool {
-    vm.spec.start_at.is_some_and(|at| at > jiff::Timestamp::now())
+    vm.booking.is_some() || vm.spec.start_after.is_some_and(|at| at > jiff::Timestamp::now())
 }
 
 /// Asks for the project's VMs; a manager that is away for a moment is waited for.

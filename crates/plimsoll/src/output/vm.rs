@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
-use plimsoll_api::v1::VmView;
+use plimsoll_api::v1::{BookingView, Reservation, ReservationState, VmView};
 use plimsoll_model::{Element, Power, Resources, VmPhase};
 
 use super::{Output, Tone, age, instant, or_dash, tame};
@@ -120,8 +120,17 @@ pub(crate) fn show(output: &Output, vm: &VmView, now: Timestamp) -> String {
     for constraint in &vm.spec.constraints {
         facts.push(("constraint", constraint.to_string()));
     }
-    if let Some(at) = vm.spec.start_at {
-        facts.push(("starts at", at.to_string()));
+    if let Some(booking) = &vm.booking {
+        facts.push(("booked", format!("{}: {}", booked(booking), booking.reason)));
+    }
+    if let Some(at) = vm.spec.start_after {
+        facts.push(("starts after", at.to_string()));
+    }
+    if let Some(ms) = vm.spec.duration_ms {
+        facts.push(("duration", period(ms)));
+    }
+    if let Some(at) = vm.spec.deadline {
+        facts.push(("deadline", at.to_string()));
     }
     if let Some(at) = vm.spec.end_at {
         facts.push(("ends at", at.to_string()));
@@ -156,6 +165,46 @@ pub(crate) fn show(output: &Output, vm: &VmView, now: Timestamp) -> String {
         facts.push(("guest", "its agent does not answer, or the image has none".to_owned()));
     }
     output.facts(&facts)
+}
+
+/// A booking in a few words.
+fn booked(booking: &BookingView) -> String {
+    let until = booking.ends_at.map(|at| format!("until {}", instant(at)));
+    let until = until.unwrap_or_else(|| "on".to_owned());
+    format!("on {} from {} {until}", booking.host, instant(booking.starts_at))
+}
+
+/// What is booked or held until an end.
+pub(crate) fn reservations(output: &Output, reservations: &[Reservation]) -> String {
+    let mut table =
+        output.table(&["VM", "STATE", "HOST", "STARTS", "ENDS", "DEADLINE", "RESOURCES", "WHY"]);
+    for reservation in reservations {
+        let (state, tone) = match reservation.state {
+            ReservationState::Booked => ("booked", Tone::Plain),
+            ReservationState::Waiting => ("waiting", Tone::Attention),
+            ReservationState::Begun => ("begun", Tone::Good),
+        };
+        let why = reservation.message.as_ref().filter(|_| tone != Tone::Plain);
+        table.add_row([
+            output.cell(&reservation.vm, Tone::Plain),
+            output.cell(state, tone),
+            output.cell(or_dash(reservation.host.as_ref()), Tone::Plain),
+            output.cell(or_dash(reservation.starts_at.map(instant)), Tone::Plain),
+            output.cell(or_dash(reservation.ends_at.map(instant)), Tone::Plain),
+            output.cell(or_dash(reservation.deadline.map(instant)), Tone::Plain),
+            output.cell(resources(&reservation.resources), Tone::Plain),
+            output.cell(why.map_or_else(|| "-".to_owned(), |why| tame(why)), Tone::Plain),
+        ]);
+    }
+    output.finish(table)
+}
+
+/// A length of time, exact to the millisecond.
+fn period(milliseconds: u64) -> String {
+    format!(
+        "{:#}",
+        jiff::SignedDuration::from_millis(i64::try_from(milliseconds).unwrap_or(i64::MAX))
+    )
 }
 
 fn duration(milliseconds: u64) -> String {
@@ -241,6 +290,63 @@ pub(crate) mod tests {
         waiting.message = Some("no host can hold it: insufficient memory on 3 hosts".to_owned());
         let text = list(&Output::plain(), &[sample("web-1"), waiting], true);
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn reservations_are_a_table_of_when_and_where() {
+        let reservation = |vm: &str, state: &str, more: serde_json::Value| -> Reservation {
+            let mut value = serde_json::json!({
+                "id": "vm-00000000000000000000000000003f2c", "vm": vm, "project": "shop",
+                "state": state, "resources": {"cpu": "2", "memory": "4GiB", "disk": "10GiB"},
+            });
+            value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            serde_json::from_value(value).unwrap()
+        };
+        let all = [
+            reservation(
+                "late",
+                "waiting",
+                serde_json::json!({
+                "host": "host-1", "starts_at": "2030-01-01T00:00:00Z",
+                "message": "waits: no host can hold VM `late`"}),
+            ),
+            reservation(
+                "night",
+                "booked",
+                serde_json::json!({
+                "host": "host-2", "starts_at": "2030-01-01T02:00:00.123Z",
+                "ends_at": "2030-01-01T04:00:00.123Z", "deadline": "2030-01-01T06:00:00Z",
+                "message": "booked: on host-2"}),
+            ),
+            reservation("lost", "waiting", serde_json::json!({"message": "waits: all are full"})),
+            reservation(
+                "day",
+                "begun",
+                serde_json::json!({
+                "host": "host-1", "starts_at": "2029-12-31T12:00:00Z",
+                "ends_at": "2030-01-01T12:00:00Z"}),
+            ),
+        ];
+        insta::assert_snapshot!(reservations(&Output::plain(), &all));
+    }
+
+    #[test]
+    fn a_booked_vm_shows_when_it_starts() {
+        let mut vm = sample("night");
+        vm.state = VmPhase::Pending;
+        vm.host = None;
+        vm.placement_reason = None;
+        vm.spec.duration_ms = Some(5_430_000);
+        vm.spec.deadline = Some("2030-01-01T06:00:00Z".parse().unwrap());
+        vm.booking = Some(BookingView {
+            host: "host-2".parse().unwrap(),
+            reason: "most-free 0.812".to_owned(),
+            starts_at: "2030-01-01T02:00:00.5Z".parse().unwrap(),
+            ends_at: Some("2030-01-01T03:30:30.5Z".parse().unwrap()),
+            since: "2030-01-01T00:00:00Z".parse().unwrap(),
+        });
+        let now = "2030-01-01T01:02:03Z".parse().unwrap();
+        insta::assert_snapshot!(show(&Output::plain(), &vm, now));
     }
 
     #[test]

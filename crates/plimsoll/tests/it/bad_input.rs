@@ -62,6 +62,13 @@ const CASES: &[Case] = &[
         "cannot be used with",
     ),
     (&["vm", "create", "web", "--image", "tiny", "--timeout", "soon"], 2, "is not a duration"),
+    (&["vm", "create", "web", "--image", "tiny", "--duration", "2"], 2, "is not a duration"),
+    (&["vm", "create", "web", "--image", "tiny", "--deadline", "+8h"], 2, "--duration <DURATION>"),
+    (
+        &["vm", "create", "web", "--image", "tiny", "--duration", "2h", "--end-at", "+8h"],
+        2,
+        "cannot be used with",
+    ),
     (&["vm", "set", "web"], 2, "required arguments were not provided"),
     (&["vm", "set", "web", "--cpu", "two"], 2, "is not a quantity"),
     (&["vm", "set", "web", "--no-constraints", "--affinity", "db"], 2, "cannot be used with"),

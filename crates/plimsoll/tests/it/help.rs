@@ -34,6 +34,7 @@ const COMMANDS: &[&[&str]] = &[
     &["network", "delete"],
     &["vm", "create"],
     &["vm", "list"],
+    &["reservation", "list"],
     &["vm", "show"],
     &["vm", "set"],
     &["vm", "start"],

@@ -25,6 +25,7 @@ enum Step {
         cpu: u64,
         apart: bool,
         mode: u8,
+        time: u8,
     },
     Delete(u8),
     Start(u8),
@@ -58,8 +59,10 @@ fn step() -> impl Strategy<Value = Step> {
     let vm = 0..6u8;
     let host = 0..HOSTS;
     prop_oneof![
-        6 => (vm.clone(), 1..4u8, 100..4000u64, any::<bool>(), 0..3u8).prop_map(
-            |(vm, count, cpu, apart, mode)| Step::Create { vm, count, cpu, apart, mode }
+        6 => (vm.clone(), 1..4u8, 100..4000u64, any::<bool>(), 0..3u8, 0..10u8).prop_map(
+            |(vm, count, cpu, apart, mode, time)| {
+                Step::Create { vm, count, cpu, apart, mode, time }
+            }
         ),
         2 => vm.clone().prop_map(Step::Delete),
         2 => vm.clone().prop_map(Step::Start),
@@ -140,7 +143,7 @@ impl World {
         let (core, admin, p) = (&self.rig.core, &self.rig.admin, name("p"));
         let named = |n: u8| self.vm(n);
         match *step {
-            Step::Create { vm, count, cpu, apart, mode: how } => {
+            Step::Create { vm, count, cpu, apart, mode: how, time } => {
                 let mut wanted = spec(resources(cpu, cpu / 10 + 64));
                 wanted.networks = vec![name("net")];
                 wanted.on_host_failure = mode(how);
@@ -150,6 +153,18 @@ impl World {
                         strength: Strength::Required,
                         rule: Rule::AntiAffinity { group: name("g"), scope: Scope::Host },
                     }];
+                }
+                let now = core.now();
+                match time {
+                    5 => wanted.end_at = Some(now + Duration::from_secs(25)),
+                    6 | 7 => wanted.duration_ms = Some(15_000 * u64::from(time - 5)),
+                    8 => {
+                        wanted.start_after = Some(now + Duration::from_secs(20));
+                        wanted.duration_ms = Some(20_000);
+                        wanted.deadline = Some(now + Duration::from_secs(90));
+                    }
+                    9 => wanted.start_after = Some(now + Duration::from_secs(8)),
+                    _ => {}
                 }
                 let mut wanted = request(&format!("v{vm}"), Some(count.into()), wanted);
                 wanted.all_or_nothing = cpu % 2 == 0;
@@ -239,7 +254,7 @@ impl World {
                     host.exchange(&core).await;
                 }
             }
-            for which in 0..4 {
+            for which in 0..5 {
                 self.reconcile(which).await;
             }
             self.check();
@@ -249,10 +264,11 @@ impl World {
     async fn reconcile(&self, which: u8) {
         let core = self.rig.core.clone();
         // The store may fail at any of them.
-        let _ = match which % 4 {
+        let _ = match which % 5 {
             0 => reconcile::hosts::reconcile(core).await,
             1 => reconcile::failover::reconcile(core).await,
             2 => reconcile::pending::reconcile(core).await,
+            3 => reconcile::reservations::reconcile(core).await,
             _ => reconcile::ending::reconcile(core).await,
         };
     }
@@ -323,8 +339,11 @@ impl World {
             let host = name(&format!("h{i}"));
             app::host_undrain(&self.rig.core, &self.rig.admin, &host).await.unwrap();
         }
-        for _ in 0..20 {
-            self.rig.clock.advance(Duration::from_secs(1));
+        for round in 0..24 {
+            // What ends at the last moment is still stopped.
+            if round < 20 {
+                self.rig.clock.advance(Duration::from_secs(1));
+            }
             for host in &mut self.hosts {
                 host.exchange(&self.rig.core).await;
             }
@@ -340,6 +359,10 @@ impl World {
             match vm.power {
                 Power::Stopped => assert!(!is_there && vm.phase == VmPhase::Stopped, "{vm:?}"),
                 Power::Running if vm.phase == VmPhase::Pending => assert!(!is_there),
+                // Its deadline has passed while it waited.
+                Power::Running if vm.phase == VmPhase::Failed && vm.incarnation == 0 => {
+                    assert!(!is_there && vm.spec.deadline.is_some());
+                }
                 Power::Running => {
                     assert!(is_there && vm.phase == VmPhase::Running, "{record:?}");
                 }

@@ -2,8 +2,8 @@
 
 use axum::{Json as Answer, extract::State, http::StatusCode};
 use plimsoll_api::v1::{
-    CreateVmsRequest, CreateVmsResponse, ExplainRequest, Explanation, SetVmRequest, StopVmRequest,
-    VmView,
+    CreateVmsRequest, CreateVmsResponse, ExplainRequest, Explanation, Reservation, SetVmRequest,
+    StopVmRequest, VmView,
 };
 use plimsoll_model::Name;
 
@@ -38,6 +38,17 @@ pub(super) async fn vm_list(
     At((project,)): At<(Name,)>,
 ) -> Result<Answer<Vec<VmView>>, ApiError> {
     Ok(Answer(app::vm_list(&services.core, &caller, &project)?))
+}
+
+/// What is booked in a project, or held until an end: by start, then by end.
+#[utoipa::path(get, path = "/v1/projects/{project}/reservations", tag = "vms",
+    responses((status = 200, body = Vec<Reservation>)))]
+pub(super) async fn reservation_list(
+    State(services): State<Services>,
+    caller: Caller,
+    At((project,)): At<(Name,)>,
+) -> Result<Answer<Vec<Reservation>>, ApiError> {
+    Ok(Answer(app::reservation_list(&services.core, &caller, &project)?))
 }
 
 /// One VM.

@@ -42,6 +42,34 @@ fn changed(old: &str, new: &str) -> File {
     File::parse(&FILE.replace(old, new)).unwrap()
 }
 
+#[test]
+fn times_are_said_when_a_vm_is_created() {
+    let with = |more: &str| {
+        let old = "resources = { cpu = \"250m\", memory = \"128MiB\", disk = \"256MiB\" }";
+        changed(old, &format!("{old}\n{more}"))
+    };
+    let file = with("duration = \"2h 30m\"\ndeadline = \"2030-01-01T06:00:00Z\"");
+    let planned = plan(&file, &empty(), Options::default());
+    let created = planned.steps.iter().find_map(|step| match step {
+        Step::CreateVms { request } => request.requests.iter().find(|vm| vm.name.as_str() == "pay"),
+        _ => None,
+    });
+    let spec = &created.unwrap().spec;
+    assert_eq!(spec.duration_ms, Some(9_000_000));
+    assert_eq!(spec.deadline, Some("2030-01-01T06:00:00Z".parse().unwrap()));
+    let mut after = carried_out(&empty(), &planned);
+    assert!(plan(&file, &after, Options::default()).steps.is_empty());
+    // When it starts it gets an end, which the file says nothing of.
+    let pay = after.vms.iter_mut().find(|vm| vm.name.as_str() == "pay").unwrap();
+    pay.spec.end_at = Some("2030-01-01T05:00:00Z".parse().unwrap());
+    assert!(plan(&file, &after, Options::default()).steps.is_empty());
+    let longer = with("duration = \"3h\"");
+    let refused = plan(&longer, &after, Options::default()).refusals;
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    let wrong = FILE.replace("count = 2", "count = 2\nduration = \"soon\"");
+    assert!(File::parse(&wrong).is_err());
+}
+
 fn tiny() -> Image {
     serde_json::from_value(serde_json::json!({
         "id": "image-00000000000000000000000000000001", "project": null, "name": "tiny",
