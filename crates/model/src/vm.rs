@@ -352,6 +352,17 @@ mod tests {
     }
 
     #[test]
+    fn the_start_is_also_known_by_its_first_name() {
+        let text = r#"{"resources": {}, "image": "tiny", "start_at": "2030-01-01T00:00:00Z"}"#;
+        let spec: VmSpec = serde_json::from_str(text).unwrap();
+        assert_eq!(spec.start_after, Some("2030-01-01T00:00:00Z".parse().unwrap()));
+        assert_eq!((spec.duration_ms, spec.deadline), (None, None));
+        let written = serde_json::to_string(&spec).unwrap();
+        assert!(written.contains("start_after") && !written.contains("start_at\""), "{written}");
+        assert_eq!(serde_json::from_str::<VmSpec>(&written).unwrap(), spec);
+    }
+
+    #[test]
     fn a_vm_runs_stops_and_runs_again() {
         let walk = [
             (VmEvent::Placed, VmPhase::Starting),
