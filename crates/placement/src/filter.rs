@@ -2,7 +2,7 @@
 //! not. The same code answers `decide`, which stops at the first reason and does not put it into
 //! words, and `explain`, which collects all of them.
 
-use std::{borrow::Cow, cell::OnceCell, ops::ControlFlow, sync::Arc};
+use std::{borrow::Cow, cell::OnceCell, ops::ControlFlow};
 
 use plimsoll_model::{
     Constraint, Element, ExclusiveAgainst, Label, Name, Policy, Resources, Rule, Scope, Strength,
@@ -12,7 +12,7 @@ use crate::{
     cluster::{Cluster, Placed},
     devices::{Devices, demanded},
     explanation::Refusal,
-    fragmentation::Measure,
+    fragmentation::Judge,
     index::{Dim, Goal, HostKind, KEPT, MAX_DIMS, SHARED, Stratum, Traits, in_zone},
     interval::Span,
     request::Request,
@@ -24,7 +24,7 @@ use crate::{
 pub(crate) struct Asked<'a> {
     pub(crate) request: &'a Request,
     cluster: &'a Cluster,
-    measure: OnceCell<Arc<Measure>>,
+    judge: OnceCell<Judge>,
     pub(crate) need: [u64; SCALARS],
     accelerators: Vec<(&'a Label, u64)>,
     required: Vec<Clause<'a>>,
@@ -137,7 +137,7 @@ impl<'a> Asked<'a> {
         let mut asked = Self {
             request,
             cluster,
-            measure: OnceCell::new(),
+            judge: OnceCell::new(),
             need: request.demand.scalars(),
             accelerators: demanded(&request.demand.accelerators).collect(),
             required: Vec::new(),
@@ -212,8 +212,8 @@ impl<'a> Asked<'a> {
     }
 
     /// What hosts are judged by where the workload counts.
-    pub(crate) fn measure(&self) -> &Measure {
-        self.measure.get_or_init(|| self.cluster.measure(self.request.vm))
+    pub(crate) fn judge(&self) -> &Judge {
+        self.judge.get_or_init(|| Judge::new(self.cluster.measure(self.request.vm)))
     }
 
     /// The devices that it gets on a host.
@@ -221,7 +221,7 @@ impl<'a> Asked<'a> {
         let demand = self.demand_on(row);
         match policy {
             Policy::Fgd | Policy::LeastStranding if !demand.accelerators.is_empty() => {
-                self.measure().devices(policy, row, &demand)
+                self.judge().devices(policy, row, &demand)
             }
             _ => row.choose_devices(&demand),
         }

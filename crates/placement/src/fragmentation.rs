@@ -20,6 +20,6 @@ mod measure;
 mod state;
 mod workload;
 
-pub(crate) use measure::Measure;
+pub(crate) use measure::{Judge, Measure};
 pub(crate) use workload::Expected;
 pub use workload::{MAX_TYPICAL, TypicalRequest, Workload};

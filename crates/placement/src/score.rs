@@ -74,7 +74,7 @@ pub(crate) fn score(policy: Policy, asked: &Asked<'_>, row: &Row) -> f64 {
             product
         }
         Policy::Fgd | Policy::LeastStranding => {
-            return asked.measure().score(policy, row, &asked.demand_on(row));
+            return asked.judge().score(policy, row, &asked.demand_on(row));
         }
         Policy::L2Diff => {
             let mut sum = 0.0;

@@ -1,9 +1,10 @@
 //! The values of a host's state.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, HashMap},
     hash::{BuildHasherDefault, Hash, Hasher},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use plimsoll_model::{Element, Label, Policy, Resources};
@@ -33,7 +34,17 @@ pub(crate) struct Measure {
     cores: Option<Vec<Typical>>,
     known: [Mutex<Known>; 2],
     /// The costs on hosts without accelerators, by what is free and what is asked for.
-    costs: Mutex<HashMap<Scalars, f64, BuildHasherDefault<Mixer>>>,
+    costs: Mutex<Costs>,
+}
+
+type Costs = HashMap<Scalars, f64, BuildHasherDefault<Mixer>>;
+
+/// A measure in the hands of one decision, which needs no lock for what is remembered of hosts
+/// without accelerators. Of two decisions at a time the second remembers nothing.
+#[derive(Debug)]
+pub(crate) struct Judge {
+    measure: Arc<Measure>,
+    costs: RefCell<Costs>,
 }
 
 /// What is free of a host and what is asked for. It is looked up for every state of the index, so
@@ -193,6 +204,63 @@ impl Typical {
     }
 }
 
+impl Judge {
+    pub(crate) fn new(measure: Arc<Measure>) -> Self {
+        let costs = RefCell::new(std::mem::take(&mut *measure.costs()));
+        Self { measure, costs }
+    }
+
+    /// The score of a host that can hold a demand.
+    pub(crate) fn score(&self, policy: Policy, row: &Row, demand: &Resources) -> f64 {
+        let measure = &self.measure;
+        let cost = match (policy, &measure.cores) {
+            (Policy::LeastStranding, Some(typical)) if row.pools().is_empty() => {
+                self.cost_of_scalars(typical, row, demand)
+            }
+            _ => measure.place(policy, row, demand).0,
+        };
+        // The levels of FGD are better the higher they are.
+        if policy == Policy::LeastStranding { cost } else { -cost }
+    }
+
+    /// The devices that a demand gets on a host that can hold it.
+    pub(crate) fn devices(&self, policy: Policy, row: &Row, demand: &Resources) -> Devices {
+        let (_, state, chosen) = self.measure.place(policy, row, demand);
+        devices(row, demand, &state, &chosen)
+    }
+
+    /// The cost on a host without accelerators, where nobody asks for any.
+    fn cost_of_scalars(&self, typical: &[Typical], row: &Row, demand: &Resources) -> f64 {
+        let mut key = Scalars([0; 2 * SCALARS]);
+        key.0[..SCALARS].copy_from_slice(&row.free);
+        for (i, free) in key.0[..SCALARS].iter_mut().enumerate() {
+            if !row.accounts(i) {
+                *free = u64::MAX;
+            }
+        }
+        key.0[SCALARS..].copy_from_slice(&demand.scalars());
+        let mut costs = self.costs.borrow_mut();
+        if costs.len() >= MAX_KNOWN {
+            costs.clear();
+        }
+        *costs.entry(key).or_insert_with(|| {
+            let mut state = self.measure.state(true, row);
+            let before = cores(typical, &state);
+            state.take(demand);
+            round(before - cores(typical, &state))
+        })
+    }
+}
+
+impl Drop for Judge {
+    fn drop(&mut self) {
+        let mut kept = self.measure.costs();
+        if kept.len() < self.costs.borrow().len() {
+            *kept = self.costs.take();
+        }
+    }
+}
+
 impl Measure {
     pub(crate) fn new(workload: Workload) -> Self {
         let asks = |request: &&TypicalRequest| {
@@ -225,46 +293,8 @@ impl Measure {
         &self.workload
     }
 
-    /// The score of a host that can hold a demand.
-    pub(crate) fn score(&self, policy: Policy, row: &Row, demand: &Resources) -> f64 {
-        let cost = if row.pools().is_empty() {
-            self.cost_of_scalars(policy, row, demand)
-        } else {
-            self.place(policy, row, demand).0
-        };
-        // The levels of FGD are better the higher they are.
-        if policy == Policy::LeastStranding { cost } else { -cost }
-    }
-
-    /// The cost on a host without accelerators.
-    fn cost_of_scalars(&self, policy: Policy, row: &Row, demand: &Resources) -> f64 {
-        let (Policy::LeastStranding, Some(typical)) = (policy, &self.cores) else {
-            return self.place(policy, row, demand).0;
-        };
-        let mut key = Scalars([0; 2 * SCALARS]);
-        key.0[..SCALARS].copy_from_slice(&row.free);
-        for (i, free) in key.0[..SCALARS].iter_mut().enumerate() {
-            if !row.accounts(i) {
-                *free = u64::MAX;
-            }
-        }
-        key.0[SCALARS..].copy_from_slice(&demand.scalars());
-        let mut costs = self.costs.lock().unwrap_or_else(PoisonError::into_inner);
-        if costs.len() >= MAX_KNOWN {
-            costs.clear();
-        }
-        *costs.entry(key).or_insert_with(|| {
-            let mut state = self.state(true, row);
-            let before = cores(typical, &state);
-            state.take(demand);
-            round(before - cores(typical, &state))
-        })
-    }
-
-    /// The devices that a demand gets on a host that can hold it.
-    pub(crate) fn devices(&self, policy: Policy, row: &Row, demand: &Resources) -> Devices {
-        let (_, state, chosen) = self.place(policy, row, demand);
-        devices(row, demand, &state, &chosen)
+    fn costs(&self) -> MutexGuard<'_, Costs> {
+        self.costs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The best way to place a demand: its cost, of which less is better, the state after it, and
