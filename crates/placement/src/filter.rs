@@ -213,7 +213,8 @@ impl<'a> Asked<'a> {
 
     /// What hosts are judged by where the workload counts.
     pub(crate) fn judge(&self) -> &Judge {
-        self.judge.get_or_init(|| Judge::new(self.cluster.measure(self.request.vm)))
+        self.judge
+            .get_or_init(|| Judge::new(self.cluster.measure(self.request.vm), &self.request.demand))
     }
 
     /// The devices that it gets on a host.

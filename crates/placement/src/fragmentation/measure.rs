@@ -33,24 +33,30 @@ pub(crate) struct Measure {
     /// How many cores a typical request could fill, where none asks for accelerators.
     cores: Option<Vec<Typical>>,
     known: [Mutex<Known>; 2],
-    /// The costs on hosts without accelerators, by what is free and what is asked for.
-    costs: Mutex<Costs>,
+    /// By demand, the costs on hosts without accelerators.
+    costs: Mutex<HashMap<Scalars, Costs>>,
 }
 
+/// By what is free of a host.
 type Costs = HashMap<Scalars, f64, BuildHasherDefault<Mixer>>;
+
+/// Of how many demands costs are remembered, and of how many states for each.
+const MAX_DEMANDS: usize = 256;
+const MAX_COSTS: usize = MAX_KNOWN / MAX_DEMANDS;
 
 /// A measure in the hands of one decision, which needs no lock for what is remembered of hosts
 /// without accelerators. Of two decisions at a time the second remembers nothing.
 #[derive(Debug)]
 pub(crate) struct Judge {
     measure: Arc<Measure>,
+    demand: Scalars,
     costs: RefCell<Costs>,
 }
 
-/// What is free of a host and what is asked for. It is looked up for every state of the index, so
-/// hash and comparison are free of branches.
+/// An amount of each scalar. It is looked up for every state of the index, so hash and comparison
+/// are free of branches.
 #[derive(Clone, Copy, Debug)]
-struct Scalars([u64; 2 * SCALARS]);
+struct Scalars([u64; SCALARS]);
 
 impl PartialEq for Scalars {
     fn eq(&self, other: &Self) -> bool {
@@ -205,9 +211,11 @@ impl Typical {
 }
 
 impl Judge {
-    pub(crate) fn new(measure: Arc<Measure>) -> Self {
-        let costs = RefCell::new(std::mem::take(&mut *measure.costs()));
-        Self { measure, costs }
+    /// For a decision about a demand.
+    pub(crate) fn new(measure: Arc<Measure>, demand: &Resources) -> Self {
+        let demand = Scalars(demand.scalars());
+        let costs = measure.costs().remove(&demand).unwrap_or_default();
+        Self { measure, demand, costs: RefCell::new(costs) }
     }
 
     /// The score of a host that can hold a demand.
@@ -231,16 +239,15 @@ impl Judge {
 
     /// The cost on a host without accelerators, where nobody asks for any.
     fn cost_of_scalars(&self, typical: &[Typical], row: &Row, demand: &Resources) -> f64 {
-        let mut key = Scalars([0; 2 * SCALARS]);
-        key.0[..SCALARS].copy_from_slice(&row.free);
-        for (i, free) in key.0[..SCALARS].iter_mut().enumerate() {
+        debug_assert_eq!(self.demand.0, demand.scalars(), "the model changes no scalar");
+        let mut key = Scalars(row.free);
+        for (i, free) in key.0.iter_mut().enumerate() {
             if !row.accounts(i) {
                 *free = u64::MAX;
             }
         }
-        key.0[SCALARS..].copy_from_slice(&demand.scalars());
         let mut costs = self.costs.borrow_mut();
-        if costs.len() >= MAX_KNOWN {
+        if costs.len() >= MAX_COSTS {
             costs.clear();
         }
         *costs.entry(key).or_insert_with(|| {
@@ -254,10 +261,15 @@ impl Judge {
 
 impl Drop for Judge {
     fn drop(&mut self) {
-        let mut kept = self.measure.costs();
-        if kept.len() < self.costs.borrow().len() {
-            *kept = self.costs.take();
+        let costs = self.costs.take();
+        if costs.is_empty() {
+            return;
         }
+        let mut kept = self.measure.costs();
+        if kept.len() >= MAX_DEMANDS {
+            kept.clear();
+        }
+        kept.insert(self.demand, costs);
     }
 }
 
@@ -293,7 +305,7 @@ impl Measure {
         &self.workload
     }
 
-    fn costs(&self) -> MutexGuard<'_, Costs> {
+    fn costs(&self) -> MutexGuard<'_, HashMap<Scalars, Costs>> {
         self.costs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
