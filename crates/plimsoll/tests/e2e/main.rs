@@ -18,6 +18,7 @@ mod limits;
 mod network;
 mod observer;
 mod qemu_killed;
+mod reservations;
 mod simulate;
 mod smoke;
 mod webshop;
