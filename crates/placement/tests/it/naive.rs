@@ -274,7 +274,7 @@ fn accepts(any: &AnyModel, model: &Label) -> bool {
 }
 
 /// Whether whole devices are untouched, and one more has room for the rest.
-fn has_devices(mut free: Vec<u64>, need: u64) -> bool {
+pub(crate) fn has_devices(mut free: Vec<u64>, need: u64) -> bool {
     free.sort_unstable();
     for _ in 0..need / 1000 {
         if free.pop() != Some(1000) {

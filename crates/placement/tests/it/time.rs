@@ -15,7 +15,7 @@ use proptest::{
 };
 
 use crate::{
-    naive::World,
+    naive::{World, has_devices},
     scenario::{Tape, vm},
 };
 
@@ -514,15 +514,4 @@ impl<'a> History<'a> {
         }
         assert_eq!(self.cluster, anew, "another order of the facts");
     }
-}
-
-/// Whether whole devices are untouched, and one more has room for the rest.
-fn has_devices(mut free: Vec<u64>, need: u64) -> bool {
-    free.sort_unstable();
-    for _ in 0..need / 1000 {
-        if free.pop() != Some(1000) {
-            return false;
-        }
-    }
-    need.is_multiple_of(1000) || free.iter().any(|free| *free >= need % 1000)
 }
