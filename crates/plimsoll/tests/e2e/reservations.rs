@@ -29,7 +29,7 @@ fn a_booked_vm_starts_when_the_one_before_it_goes_and_stops_at_its_end() {
     let end = instant(&first["vms"][0]["spec"]["end_at"]);
 
     // The next one is promised the time behind it, and nobody the time in which it runs.
-    let second = lab.json(&create("second", &["--duration", "20s", "--deadline", "+5h"]));
+    let second = lab.json(&create("second", &["--duration", "40s", "--deadline", "+5h"]));
     let second = &second["vms"][0];
     assert_eq!(second["state"], "pending");
     assert!(instant(&second["booking"]["starts_at"]) >= end, "{second}");
@@ -49,7 +49,7 @@ fn a_booked_vm_starts_when_the_one_before_it_goes_and_stops_at_its_end() {
     });
     let begun = lab.json(&["-p", PROJECT, "reservation", "list"]);
     let (from, until) = (instant(&begun[0]["starts_at"]), instant(&begun[0]["ends_at"]));
-    assert_eq!(until.duration_since(from).as_secs(), 20, "{begun}");
+    assert_eq!(until.duration_since(from).as_secs(), 40, "{begun}");
     lab.wait("it is stopped at its end", PATIENCE, || {
         observer.qemu(second).is_none() && lab.vm(PROJECT, "second")["state"] == "stopped"
     });
