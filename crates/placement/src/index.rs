@@ -147,7 +147,7 @@ impl Index {
     fn kind(&self, row: &Row) -> HostKind {
         let state = &row.detail.state;
         let labels = state.labels.iter().filter(|(key, _)| self.is_common(key));
-        let models = row.detail.pools.iter().filter(|pool| pool.capacity > 0);
+        let models = row.detail.held.pools.iter().filter(|pool| pool.capacity > 0);
         HostKind {
             capacity: row.capacity.map(bucket),
             models: models.map(|pool| (pool.model.clone(), bucket(pool.capacity))).collect(),
@@ -244,7 +244,7 @@ impl Index {
 impl Stratum {
     fn new(kind: HostKind, row: &Row) -> Self {
         let scalars = (0..SCALARS).filter(|i| row.capacity[*i] > 0).map(Dim::Scalar);
-        let models = row.detail.pools.iter().filter(|pool| pool.capacity > 0);
+        let models = row.detail.held.pools.iter().filter(|pool| pool.capacity > 0);
         let mut dims: Vec<_> =
             scalars.chain(models.map(|pool| Dim::Model(pool.model.clone()))).collect();
         let partial = dims.len() > MAX_DIMS;

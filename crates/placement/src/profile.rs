@@ -55,41 +55,33 @@ struct Timed {
     devices: Devices,
 }
 
-/// Adds what a VM is promised.
-pub(crate) fn promise(
-    committed: &mut [u128; SCALARS],
-    pools: &mut Vec<DevicePool>,
-    demand: &Resources,
-    devices: &Devices,
-) {
-    for (sum, demand) in committed.iter_mut().zip(demand.scalars()) {
-        *sum += u128::from(demand);
+impl Holdings {
+    /// Adds what a VM is promised.
+    pub(crate) fn add(&mut self, demand: &Resources, devices: &Devices) {
+        for (sum, demand) in self.committed.iter_mut().zip(demand.scalars()) {
+            *sum += u128::from(demand);
+        }
+        for (model, need) in demanded(&demand.accelerators) {
+            let at = self.pools.binary_search_by(|pool| pool.model.cmp(model));
+            let at = at.unwrap_or_else(|at| {
+                self.pools.insert(at, DevicePool::new(model.clone(), 0));
+                at
+            });
+            self.pools[at].add(need, devices.of(model));
+        }
     }
-    for (model, need) in demanded(&demand.accelerators) {
-        let at = pools.binary_search_by(|pool| pool.model.cmp(model));
-        let at = at.unwrap_or_else(|at| {
-            pools.insert(at, DevicePool::new(model.clone(), 0));
-            at
-        });
-        pools[at].add(need, devices.of(model));
-    }
-}
 
-/// The inverse of [`promise`].
-pub(crate) fn take_back(
-    committed: &mut [u128; SCALARS],
-    pools: &mut Vec<DevicePool>,
-    demand: &Resources,
-    devices: &Devices,
-) {
-    for (sum, demand) in committed.iter_mut().zip(demand.scalars()) {
-        *sum -= u128::from(demand);
-    }
-    for (model, need) in demanded(&demand.accelerators) {
-        if let Ok(at) = pools.binary_search_by(|pool| pool.model.cmp(model)) {
-            pools[at].remove(need, devices.of(model));
-            if pools[at].capacity == 0 && pools[at].committed == 0 {
-                pools.remove(at);
+    /// The inverse of [`Self::add`].
+    pub(crate) fn remove(&mut self, demand: &Resources, devices: &Devices) {
+        for (sum, demand) in self.committed.iter_mut().zip(demand.scalars()) {
+            *sum -= u128::from(demand);
+        }
+        for (model, need) in demanded(&demand.accelerators) {
+            if let Ok(at) = self.pools.binary_search_by(|pool| pool.model.cmp(model)) {
+                self.pools[at].remove(need, devices.of(model));
+                if self.pools[at].capacity == 0 && self.pools[at].committed == 0 {
+                    self.pools.remove(at);
+                }
             }
         }
     }
@@ -199,9 +191,7 @@ impl Holdings {
     /// A VM begins or ends.
     fn take(&mut self, turn: Turn, timed: &Timed) {
         match turn {
-            Turn::Begin => {
-                promise(&mut self.committed, &mut self.pools, &timed.demand, &timed.devices);
-            }
+            Turn::Begin => self.add(&timed.demand, &timed.devices),
             Turn::End => {
                 for (sum, ending) in self.committed.iter_mut().zip(timed.span.ending(&timed.demand))
                 {

@@ -12,7 +12,7 @@ use crate::{
     cluster::{Over, Placed},
     devices::{DevicePool, Devices, demanded},
     interval::Span,
-    profile::{Holdings, Profile, promise, take_back},
+    profile::{Holdings, Profile},
     request::{HostState, Request},
     topology::Domains,
 };
@@ -51,11 +51,8 @@ pub(crate) struct Row {
 pub(crate) struct Detail {
     /// Shared with the views of the host at some time.
     pub(crate) state: Arc<HostState>,
-    /// Wider than a demand, so that whatever is stated can be taken back exactly. Where VMs have a
-    /// begin or an end it is the most that is committed at any instant, and so are the pools.
-    pub(crate) committed: [u128; SCALARS],
-    /// By model; one of zero capacity is here only while something is committed of it.
-    pub(crate) pools: Vec<DevicePool>,
+    /// What is promised. Where VMs have a begin or an end, the most at any instant.
+    pub(crate) held: Holdings,
     /// Where VMs have a begin or an end: what is committed when.
     pub(crate) profile: Option<Box<Profile>>,
     /// By project and application.
@@ -122,8 +119,7 @@ impl Row {
             mean_free: 0.0,
             detail: Box::new(Detail {
                 state: Arc::new(state),
-                committed: [0; SCALARS],
-                pools,
+                held: Holdings { committed: [0; SCALARS], pools },
                 profile: None,
                 tenants: Vec::new(),
                 vms: BTreeSet::new(),
@@ -147,23 +143,16 @@ impl Row {
     /// The host as it is over some time: what is committed is the most at any instant of it. It does
     /// not know who is here.
     pub(crate) fn during(&self, span: &Span) -> Self {
-        let detail = &*self.detail;
-        match &detail.profile {
-            Some(profile) => self.holding(profile.peak(span)),
-            None => {
-                self.holding(Holdings { committed: detail.committed, pools: detail.pools.clone() })
-            }
-        }
+        let held = &self.detail.held;
+        let profile = self.detail.profile.as_ref();
+        self.holding(profile.map_or_else(|| held.clone(), |profile| profile.peak(span)))
     }
 
     /// The host as it would be if only those VMs were here that have neither begin nor end: at
     /// every instant at least so much is committed.
     pub(crate) fn without_timed(&self) -> Self {
-        let detail = &*self.detail;
-        self.holding(detail.profile.as_ref().map_or_else(
-            || Holdings { committed: detail.committed, pools: detail.pools.clone() },
-            |profile| profile.base.clone(),
-        ))
+        let profile = self.detail.profile.as_ref();
+        self.holding(profile.map_or(&self.detail.held, |profile| &profile.base).clone())
     }
 
     /// The instants after this one at which a VM ends, in order.
@@ -177,11 +166,10 @@ impl Row {
     }
 
     /// The host if this were committed of it.
-    fn holding(&self, Holdings { committed, pools }: Holdings) -> Self {
+    fn holding(&self, held: Holdings) -> Self {
         let detail = Detail {
             state: Arc::clone(&self.detail.state),
-            committed,
-            pools,
+            held,
             profile: None,
             tenants: Vec::new(),
             vms: BTreeSet::new(),
@@ -221,7 +209,7 @@ impl Row {
 
     /// Its accelerators, by model.
     pub(crate) fn pools(&self) -> &[DevicePool] {
-        if self.models == 0 { &[] } else { &self.detail.pools }
+        if self.models == 0 { &[] } else { &self.detail.held.pools }
     }
 
     /// The model that a request for one of several gets here: the first by name that has room, or
@@ -315,7 +303,7 @@ impl Row {
             + size_of::<HostState>()
             + profile.map_or(0, |profile| size_of::<Profile>() + profile.bytes())
             + texts.map(str::len).sum::<usize>()
-            + self.detail.pools.capacity() * size_of::<DevicePool>()
+            + self.detail.held.pools.capacity() * size_of::<DevicePool>()
             + self.detail.tenants.capacity() * size_of::<Tenant>()
     }
 
@@ -331,7 +319,7 @@ impl Row {
         let demand = &placed.request.demand;
         let mut over = Vec::new();
         for (i, (element, need)) in Element::SCALARS.into_iter().zip(demand.scalars()).enumerate() {
-            let (committed, capacity) = (self.detail.committed[i], self.capacity[i]);
+            let (committed, capacity) = (self.detail.held.committed[i], self.capacity[i]);
             if need > 0 && self.accounts(i) && committed > u128::from(capacity) {
                 over.push(Over { element, committed: clamp(committed), capacity });
             }
@@ -386,8 +374,8 @@ impl Row {
     }
 
     pub(crate) fn committed(&self) -> Resources {
-        let mut committed = Resources::from_scalars(self.detail.committed.map(clamp));
-        for pool in self.detail.pools.iter().filter(|pool| pool.committed > 0) {
+        let mut committed = Resources::from_scalars(self.detail.held.committed.map(clamp));
+        for pool in self.detail.held.pools.iter().filter(|pool| pool.committed > 0) {
             committed.accelerators.0.insert(pool.model.clone(), clamp(pool.committed));
         }
         committed
@@ -395,7 +383,7 @@ impl Row {
 
     pub(crate) fn free(&self) -> Resources {
         let mut free = Resources::from_scalars(self.free);
-        for pool in &self.detail.pools {
+        for pool in &self.detail.held.pools {
             if pool.free() > 0 {
                 free.accelerators.0.insert(pool.model.clone(), pool.free());
             }
@@ -406,16 +394,16 @@ impl Row {
     /// Recomputes what is derived. Always from the exact sums, so that taking a VM back restores
     /// the same floating-point numbers.
     fn refresh(&mut self) {
-        self.models = u32::try_from(self.detail.pools.len()).unwrap_or(u32::MAX);
+        self.models = u32::try_from(self.detail.held.pools.len()).unwrap_or(u32::MAX);
         let (mut sum, mut elements) = (0.0, 0_u32);
         for i in 0..SCALARS {
-            self.free[i] = self.capacity[i].saturating_sub(clamp(self.detail.committed[i]));
+            self.free[i] = self.capacity[i].saturating_sub(clamp(self.detail.held.committed[i]));
             if self.capacity[i] > 0 {
                 sum += self.free_share(i);
                 elements += 1;
             }
         }
-        for pool in self.detail.pools.iter().filter(|pool| pool.capacity > 0) {
+        for pool in self.detail.held.pools.iter().filter(|pool| pool.capacity > 0) {
             sum += share(pool.free(), pool.capacity);
             elements += 1;
         }
@@ -428,17 +416,16 @@ impl Detail {
         let (request, devices) = (&placed.request, &placed.devices);
         match &mut self.profile {
             None if request.interval.is_always() => {
-                promise(&mut self.committed, &mut self.pools, &request.demand, devices);
+                self.held.add(&request.demand, devices);
                 return;
             }
             Some(profile) if request.interval.is_always() => {
-                let Holdings { committed, pools } = &mut profile.base;
-                promise(committed, pools, &request.demand, devices);
+                profile.base.add(&request.demand, devices);
             }
             profile => {
-                let (committed, pools) = (self.committed, &self.pools);
-                let base = || Holdings { committed, pools: pools.clone() };
-                profile.get_or_insert_with(|| Box::new(Profile::new(base()))).insert(placed);
+                let base = &self.held;
+                let profile = profile.get_or_insert_with(|| Box::new(Profile::new(base.clone())));
+                profile.insert(placed);
             }
         }
         self.take_peak();
@@ -448,10 +435,9 @@ impl Detail {
     fn uncommit(&mut self, placed: &Placed) {
         let (request, devices) = (&placed.request, &placed.devices);
         match &mut self.profile {
-            None => take_back(&mut self.committed, &mut self.pools, &request.demand, devices),
+            None => self.held.remove(&request.demand, devices),
             Some(profile) if request.interval.is_always() => {
-                let Holdings { committed, pools } = &mut profile.base;
-                take_back(committed, pools, &request.demand, devices);
+                profile.base.remove(&request.demand, devices);
             }
             Some(profile) => profile.remove(request.vm),
         }
@@ -463,8 +449,7 @@ impl Detail {
         let Some(mut profile) = self.profile.take() else { return };
         profile.refresh();
         let plain = profile.is_plain();
-        let peak = if plain { profile.base.clone() } else { profile.peak(&Span::ALWAYS) };
-        Holdings { committed: self.committed, pools: self.pools } = peak;
+        self.held = if plain { profile.base.clone() } else { profile.peak(&Span::ALWAYS) };
         if !plain {
             self.profile = Some(profile);
         }

@@ -46,6 +46,18 @@ pub enum Rules {
     Anti,
 }
 
+impl Rules {
+    /// How the members of a group are to be apart, and how much it matters.
+    #[must_use]
+    pub const fn apart(self) -> Option<(Strength, Scope)> {
+        match self {
+            Self::None => None,
+            Self::Spread => Some((Strength::Preferred, Scope::Rack)),
+            Self::Anti => Some((Strength::Required, Scope::Host)),
+        }
+    }
+}
+
 /// VMs that arrive, and those that are there.
 #[derive(Debug)]
 pub struct Churn {
@@ -133,11 +145,7 @@ impl Churn {
         let project = ProjectId(Uuid::from_u128(u128::from(number / 1000 % 1000)));
         let demand = Resources { cpu, memory, disk, ..Resources::default() };
         let mut request = Request::new(VmId(Uuid::from_u128(u128::from(number))), project, demand);
-        let (strength, scope) = match rules {
-            Rules::None => return request,
-            Rules::Spread => (Strength::Preferred, Scope::Rack),
-            Rules::Anti => (Strength::Required, Scope::Host),
-        };
+        let Some((strength, scope)) = rules.apart() else { return request };
         let group: Name =
             format!("g{}", number / GROUP).parse().expect("a letter and digits make a name");
         request.groups.insert(group.clone());

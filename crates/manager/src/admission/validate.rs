@@ -1,7 +1,7 @@
 //! Are a request's values allowed? Every list and text has a bound, every refusal a field, a reason
 //! and a hint.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use plimsoll_api::v1::{CreateVmsRequest, Split, VmRequest};
 use plimsoll_model::{
@@ -9,7 +9,7 @@ use plimsoll_model::{
 };
 use plimsoll_placement::MAX_SPLIT;
 
-use crate::{admission::book, app::AppError};
+use crate::app::AppError;
 
 /// The most VMs, and entries, of one request.
 pub(crate) const MAX_VMS: u32 = 1000;
@@ -128,7 +128,53 @@ pub(crate) fn spec(spec: &VmSpec, field: &str, now: Timestamp) -> Result<(), App
         }
     }
     ends(spec.start_after, spec.end_at, field, now)?;
-    book::check_times(spec, field, now)
+    times(spec, field, now)
+}
+
+/// Checks that the times of a new VM make sense together.
+///
+/// # Errors
+/// The first that does not.
+fn times(spec: &VmSpec, field: &str, now: Timestamp) -> Result<(), AppError> {
+    /// Ten years.
+    const LONGEST_MS: u64 = 10 * 366 * 24 * 3_600_000;
+    let invalid = |part: &str, reason: String, hint: &str| {
+        Err(AppError::invalid(format!("{field}.{part}"), reason, hint))
+    };
+    let Some(duration) = spec.duration_ms else {
+        return match spec.deadline {
+            Some(_) => invalid(
+                "deadline",
+                "a deadline is for all of a duration, and there is none".to_owned(),
+                "give a duration too, or an end in place of the deadline",
+            ),
+            None => Ok(()),
+        };
+    };
+    if spec.end_at.is_some() {
+        return invalid(
+            "duration_ms",
+            "a VM has a duration or an end, not both".to_owned(),
+            "leave out one of them",
+        );
+    }
+    if !(1000..=LONGEST_MS).contains(&duration) {
+        return invalid(
+            "duration_ms",
+            format!("{duration} ms is not between a second and ten years"),
+            "leave it out for a VM without an end",
+        );
+    }
+    let after = spec.start_after.map_or(now, |start| start.max(now));
+    let end = after.checked_add(Duration::from_millis(duration)).unwrap_or(Timestamp::MAX);
+    match spec.deadline {
+        Some(deadline) if deadline < end => invalid(
+            "deadline",
+            format!("if it starts at {after:.0} it ends at {end:.0}, which is after {deadline:.0}"),
+            "give it a later deadline, a shorter duration or an earlier start",
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Checks that a VM's end lies ahead and after its start.

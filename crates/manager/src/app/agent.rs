@@ -127,11 +127,8 @@ async fn note(core: &Core, taken: Taken) {
     let (host, inner) = (taken.host, core.clone());
     let written = core.submit(None, move |txn| taken.apply(&inner, txn));
     match tokio::time::timeout(MAX_NOTING, written).await {
-        Ok(Ok(stirs)) => {
-            if stirs {
-                core.nudge();
-            }
-        }
+        Ok(Ok(true)) => core.nudge(),
+        Ok(Ok(false)) => {}
         Ok(Err(error)) => {
             tracing::warn!(%host, %error, "what a host reports could not be written");
         }
@@ -297,7 +294,11 @@ impl Taken {
         let comes_up = self.comes_up(&txn.state, &new);
         if comes_up || matches!(new, Cow::Owned(_)) {
             stirs = true;
-            self.put_host(txn, new.into_owned(), comes_up, booted);
+            let mut new = new.into_owned();
+            if comes_up {
+                come_up(txn, &mut new, booted);
+            }
+            txn.put_host(new);
         }
         for vm in self.unclaimed(core, &txn.state) {
             let message = format!("reports {vm}, which this cluster does not know; left alone");
@@ -306,18 +307,6 @@ impl Taken {
             core.telemetry().with(host, |telemetry| telemetry.announce(vm));
         }
         Ok(stirs)
-    }
-
-    fn put_host(&self, txn: &mut Txn<'_>, mut record: HostRecord, comes_up: bool, booted: bool) {
-        if comes_up {
-            let host = &mut record.host;
-            host.phase = host.phase.next(HostEvent::Report).unwrap_or(HostPhase::Up);
-            host.phase_since = txn.now;
-            host.fencing = None;
-            let message = if booted { "reports, after a reboot" } else { "reports" };
-            txn.host_event(Severity::Info, EventKind::HostUp, &record, message);
-        }
-        txn.put_host(record);
     }
 
     /// Nothing from before a reboot runs: what is not reported as running again may or may not.
@@ -343,6 +332,16 @@ impl Taken {
             }
         }
     }
+}
+
+/// A host is up again.
+fn come_up(txn: &mut Txn<'_>, record: &mut HostRecord, booted: bool) {
+    let host = &mut record.host;
+    host.phase = host.phase.next(HostEvent::Report).unwrap_or(HostPhase::Up);
+    host.phase_since = txn.now;
+    host.fencing = None;
+    let message = if booted { "reports, after a reboot" } else { "reports" };
+    txn.host_event(Severity::Info, EventKind::HostUp, record, message);
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ impl<'a> State<'a> {
             }
         }
         let mut state = Self { free, devices: Vec::with_capacity(8), pools: Vec::new() };
-        for pool in row.detail.pools.iter().filter(|pool| pool.capacity > 0) {
+        for pool in row.detail.held.pools.iter().filter(|pool| pool.capacity > 0) {
             let start = state.devices.len();
             state.devices.extend(pool.free_devices());
             let (model, end) = (&pool.model, state.devices.len());

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use plimsoll_model::{
     BitsPerSecond, Bytes, BytesPerSecond, IoPerSecond, Label, MilliCores, Name, Policy,
 };
+use plimsoll_simulator::churn::Rules;
 use serde::Serialize;
 
 use super::values::duration;
@@ -314,6 +315,16 @@ pub(crate) enum BenchRules {
     Spread,
     /// Groups (of 100) must be on other hosts than the rest of their group
     Anti,
+}
+
+impl From<BenchRules> for Rules {
+    fn from(rules: BenchRules) -> Self {
+        match rules {
+            BenchRules::None => Self::None,
+            BenchRules::Spread => Self::Spread,
+            BenchRules::Anti => Self::Anti,
+        }
+    }
 }
 
 impl BenchRules {

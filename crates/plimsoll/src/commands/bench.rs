@@ -29,9 +29,10 @@ use plimsoll_api::{
     v1::{CreateImageRequest, CreateProjectRequest, CreateVmsRequest, VmRequest},
 };
 use plimsoll_model::{
-    Bytes, Constraint, ImageFile, ImageFileKind, MilliCores, Name, Quota, Resources, Rule, Scope,
-    Strength, VmId, VmSpec,
+    Bytes, Constraint, ImageFile, ImageFileKind, MilliCores, Name, Quota, Resources, Rule, VmId,
+    VmSpec,
 };
+use plimsoll_simulator::churn::Rules;
 use plimsoll_testkit::{FakeAgent, FakeHost, join_many, wait_for};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -396,12 +397,7 @@ impl Work {
 
 fn batch(index: u32, count: u32, rules: BenchRules) -> anyhow::Result<CreateVmsRequest> {
     let mut spec = VmSpec::new(vm_resources(), "empty".parse()?);
-    let apart = match rules {
-        BenchRules::None => None,
-        BenchRules::Spread => Some((Strength::Preferred, Scope::Rack)),
-        BenchRules::Anti => Some((Strength::Required, Scope::Host)),
-    };
-    if let Some((strength, scope)) = apart {
+    if let Some((strength, scope)) = Rules::from(rules).apart() {
         let group: Name = format!("g{index}").parse()?;
         spec.groups.insert(group.clone());
         spec.constraints.push(Constraint { strength, rule: Rule::AntiAffinity { group, scope } });

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use plimsoll_model::Policy;
-use plimsoll_simulator::churn::{Churn, Mix, Rules};
+use plimsoll_simulator::churn::{Churn, Mix};
 use serde::Serialize;
 
 use super::quantile;
@@ -84,11 +84,7 @@ fn measure(
     churn: &mut Churn,
     work: &Work,
 ) -> Report {
-    let rules = match args.constraints {
-        BenchRules::None => Rules::None,
-        BenchRules::Spread => Rules::Spread,
-        BenchRules::Anti => Rules::Anti,
-    };
+    let rules = args.constraints.into();
     // The policy makes itself at home first. What is verified comes last: each scan sweeps the
     // caches, which placements in a row share.
     let warm_up = args.requests / 4;
