@@ -266,8 +266,11 @@ pub enum ObservedPhase {
 pub struct ActualLimits {
     /// CPU time of all vCPUs together; `None`: not limited.
     pub cpu: Option<MilliCores>,
-    /// The balloon's actual size.
+    /// What the guest has: the machine's memory without what the balloon took.
     pub memory: Option<Bytes>,
+    /// The most that the guest can have without a reboot.
+    #[serde(default)]
+    pub memory_max: Option<Bytes>,
     /// vCPUs plugged in.
     pub vcpus: Option<u32>,
     /// Disk bytes per second; 0: not limited.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::connection::Qmp;
 use crate::error::QmpError;
 use crate::types::{
-    BalloonInfo, BlockDevice, ChardevInfo, CpuFast, GuestStats, HotpluggableCpu, MemoryModule,
+    BalloonInfo, BlockDevice, ChardevInfo, CpuFast, GuestStats, HotpluggableCpu, MemoryDevice,
     NameInfo, QomProperty, StatusInfo, UuidInfo, VersionInfo,
 };
 
@@ -51,10 +51,10 @@ impl Qmp {
         self.query("query-hotpluggable-cpus", Value::Null).await
     }
 
-    /// The plugged memory modules; the memory that the machine began with is not among them.
-    pub async fn query_memory_devices(&self) -> Result<Vec<MemoryModule>, QmpError> {
+    /// The memory devices; the memory that the machine began with is not among them.
+    pub async fn query_memory_devices(&self) -> Result<Vec<MemoryDevice>, QmpError> {
         let values: Vec<Value> = self.query("query-memory-devices", Value::Null).await?;
-        Ok(values.iter().filter_map(MemoryModule::from_value).collect())
+        Ok(values.iter().filter_map(MemoryDevice::from_value).collect())
     }
 
     pub async fn query_block(&self) -> Result<Vec<BlockDevice>, QmpError> {

@@ -31,6 +31,6 @@ pub use error::QmpError;
 pub use event::{Event, EventKind, Timestamp};
 pub use types::{
     BalloonInfo, BlockDevice, BlockInserted, ChardevInfo, CpuFast, CpuProps, Greeting, GuestStats,
-    HotpluggableCpu, MemoryModule, NameInfo, QomProperty, RunState, StatusInfo, UuidInfo,
+    HotpluggableCpu, MemoryDevice, NameInfo, QomProperty, RunState, StatusInfo, UuidInfo,
     VersionInfo, VersionNumbers,
 };

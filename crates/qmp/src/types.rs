@@ -154,20 +154,27 @@ impl GuestStats {
     }
 }
 
-/// One plugged memory module, of `query-memory-devices`.
+/// One memory device, of `query-memory-devices`: a module, or memory that comes and goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MemoryModule {
+pub struct MemoryDevice {
     pub id: Option<String>,
+    /// What the guest has of it.
     pub size_bytes: u64,
+    /// virtio-mem only: what the guest is to have of it.
+    pub requested_bytes: Option<u64>,
 }
 
-impl MemoryModule {
+impl MemoryDevice {
     /// Reads one entry; `None` where it has no size.
     #[must_use]
     pub fn from_value(value: &Value) -> Option<Self> {
         let data = value.get("data")?;
         let id = data.get("id").and_then(Value::as_str).map(str::to_owned);
-        Some(Self { id, size_bytes: data.get("size")?.as_u64()? })
+        Some(Self {
+            id,
+            size_bytes: data.get("size")?.as_u64()?,
+            requested_bytes: data.get("requested-size").and_then(Value::as_u64),
+        })
     }
 }
 

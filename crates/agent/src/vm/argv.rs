@@ -1,8 +1,8 @@
 //! From the description of a machine to QEMU's command line: a pure function.
 //!
 //! Everything that must be there from the start to be changed later is there from the start: a
-//! throttle group under the disk (its limits change by `qom-set`), free places for vCPUs and
-//! memory, spare PCIe ports, the balloon. QEMU gets no device, file or default that is not named
+//! throttle group under the disk (its limits change by `qom-set`), free places for vCPUs, memory
+//! that comes and goes, spare PCIe ports, the balloon. QEMU gets no device, file or default that is not named
 //! here, and opens no path: it finds its files as inherited descriptors ([`Descriptor`]).
 //!
 //! No secret may be in here: every user of the host can read a process's arguments.
@@ -24,8 +24,11 @@ pub(crate) const BALLOON_PATH: &str = "/machine/peripheral/balloon0";
 pub(crate) const ROOT_NODE: &str = "root";
 /// Places for devices that are plugged in later.
 const SPARE_PORTS: u32 = 4;
-/// Places for memory modules that are plugged in later.
-const MEMORY_SLOTS: u32 = 8;
+/// The memory that comes and goes, by its id and in QEMU's object tree.
+pub(crate) const ELASTIC_ID: &str = "elastic0";
+pub(crate) const ELASTIC_PATH: &str = "/machine/peripheral/elastic0";
+/// It comes and goes in pieces of this size: QEMU's default, a transparent huge page.
+pub(crate) const ELASTIC_BLOCK: u64 = 2 << 20;
 /// The first descriptor given to QEMU: far above those that it opens by itself at its start.
 const FIRST_DESCRIPTOR: i32 = 100;
 /// How often the balloon asks its guest for statistics, in seconds.
@@ -71,7 +74,8 @@ pub struct Machine {
     pub max_vcpus: u32,
     /// Memory at the start; rounded up to whole MiB.
     pub memory: Bytes,
-    /// Memory that it can have with modules plugged in later; `None`: no more than `memory`.
+    /// Memory that it can have while it runs, `memory` and whole elastic blocks; `None`: no more
+    /// than `memory`.
     pub max_memory: Option<Bytes>,
     pub disk: DiskFiles,
     /// Reads and writes together; zero: no limit.
@@ -193,9 +197,11 @@ fn processor_and_memory(line: &mut CommandLine, machine: &Machine) {
     let (vcpus, most) = (machine.vcpus.max(1), machine.max_vcpus.max(machine.vcpus).max(1));
     line.option("-smp", format!("cpus={vcpus},maxcpus={most},sockets=1,cores={most},threads=1"));
     let memory = boot_memory(machine.memory).get();
+    let elastic = machine.max_memory.map_or(0, |most| most.get().saturating_sub(memory));
+    let elastic = elastic / ELASTIC_BLOCK * ELASTIC_BLOCK;
     let mut size = format!("size={}k", memory / 1024);
-    if let Some(most) = machine.max_memory.filter(|most| most.get() > memory) {
-        size.push_str(&format!(",slots={MEMORY_SLOTS},maxmem={}k", most.get() / 1024));
+    if elastic > 0 {
+        size.push_str(&format!(",maxmem={}k", (memory + elastic) / 1024));
     }
     line.option("-m", size);
     line.json(
@@ -207,6 +213,19 @@ fn processor_and_memory(line: &mut CommandLine, machine: &Machine) {
         json!({"driver": "virtio-balloon-pci", "id": "balloon0", "free-page-reporting": true,
             "deflate-on-oom": true}),
     );
+    if elastic > 0 {
+        // Not reserved: most of it is never there.
+        line.json(
+            "-object",
+            json!({"qom-type": "memory-backend-ram", "id": "elastic", "size": elastic,
+                "merge": false, "reserve": false}),
+        );
+        line.json(
+            "-device",
+            json!({"driver": "virtio-mem-pci", "id": ELASTIC_ID, "memdev": "elastic",
+                "block-size": ELASTIC_BLOCK, "requested-size": 0}),
+        );
+    }
     line.json("-device", json!({"driver": "virtio-rng-pci", "id": "rng0", "romfile": ""}));
 }
 
@@ -303,7 +322,7 @@ fn network(line: &mut CommandLine, index: usize, nic: &Nic) {
     );
 }
 
-fn direct_boot(line: &mut CommandLine, boot: &DirectBoot, has_memory_slots: bool) {
+fn direct_boot(line: &mut CommandLine, boot: &DirectBoot, has_elastic_memory: bool) {
     // QEMU opens these two by path: the inherited descriptor's name in /proc needs rights on the
     // file only, not on the directories above it.
     let mut open = |path: &Path| {
@@ -316,8 +335,8 @@ fn direct_boot(line: &mut CommandLine, boot: &DirectBoot, has_memory_slots: bool
         line.option("-initrd", initrd);
     }
     let mut append = boot.append.clone();
-    if has_memory_slots && !append.contains("swiotlb=") {
-        // Places for memory above 4 GiB make Linux reserve 64 MiB of bounce buffers, which no
+    if has_elastic_memory && !append.contains("swiotlb=") {
+        // Room for memory above 4 GiB makes Linux reserve 64 MiB of bounce buffers, which no
         // virtio device needs.
         append.push_str(" swiotlb=noforce");
     }

@@ -48,6 +48,8 @@ use super::registry::Environment;
 const REFRESH: Duration = Duration::from_secs(30);
 /// While something is not as wished yet.
 const HURRY: Duration = Duration::from_secs(1);
+/// While a guest is at it: it follows within milliseconds where it can.
+const FOLLOW: Duration = Duration::from_millis(100);
 /// After something failed that may work later.
 const RETRY: Duration = Duration::from_secs(5);
 /// Facts are asked for this often.
@@ -656,9 +658,9 @@ impl Runner {
         let message = outstanding.0.join("; ");
         // What stays outstanding is looked at ever less often: some of it waits for a reboot.
         let same = self.message.as_ref() == Some(&message);
-        self.patience = if same { self.patience.saturating_add(1).min(10) } else { 0 };
+        self.patience = if same { self.patience.saturating_add(1).min(16) } else { 0 };
         self.message = Some(message);
-        (ObservedPhase::Running, (HURRY * (1 << (self.patience / 2))).min(next_look))
+        (ObservedPhase::Running, (FOLLOW * (1 << (self.patience / 2))).min(next_look))
     }
 
     fn is_stopping(&self) -> bool {

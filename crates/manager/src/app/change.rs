@@ -2,8 +2,8 @@
 
 use plimsoll_api::v1::SetVmRequest;
 use plimsoll_model::{
-    DiskLocation, EventKind, HostId, HostPhase, Name, OnHostFailure, Power, Resources, Severity,
-    StoragePool, VmEvent, VmPhase,
+    Bytes, DiskLocation, EventKind, HostId, HostPhase, Name, OnHostFailure, Power, Resources,
+    Severity, StoragePool, VmEvent, VmPhase,
 };
 use plimsoll_placement::{Refusal, Request, Verdict};
 
@@ -145,11 +145,12 @@ fn host_of_pool(state: &State, pool: &Name) -> Option<HostId> {
     hosts.first().map(|host| host.host.id)
 }
 
-/// Changes a VM's spec.
+/// Changes a VM's spec. `most` is the memory that it can have without a reboot.
 pub(crate) fn set(
     txn: &mut Txn<'_>,
     record: &VmRecord,
     request: SetVmRequest,
+    most: Bytes,
 ) -> Result<(), AppError> {
     not_deleting("change", record)?;
     if let Some(expected) = request.if_generation
@@ -167,7 +168,7 @@ pub(crate) fn set(
     if new.vm.spec == record.vm.spec {
         return Ok(());
     }
-    check_values(txn, record, &new)?;
+    check_values(txn, record, &new, most)?;
     check_room(txn, record, &new)?;
     new.vm.generation += 1;
     new.end_announced &= new.vm.spec.end_at == record.vm.spec.end_at;
@@ -198,7 +199,12 @@ fn apply(new: &mut VmRecord, request: SetVmRequest) {
     }
 }
 
-fn check_values(txn: &Txn<'_>, old: &VmRecord, new: &VmRecord) -> Result<(), AppError> {
+fn check_values(
+    txn: &Txn<'_>,
+    old: &VmRecord,
+    new: &VmRecord,
+    most: Bytes,
+) -> Result<(), AppError> {
     let (was, is) = (&old.vm.spec, &new.vm.spec);
     validate::resources(&is.resources, "resources")?;
     validate::constraints(&is.constraints, "constraints")?;
@@ -224,15 +230,14 @@ fn check_values(txn: &Txn<'_>, old: &VmRecord, new: &VmRecord) -> Result<(), App
         validate::against_image(&mut resources, &image.image, "resources")?;
     }
     let runs = old.host().is_some() && old.claim == Claim::Full;
-    if runs && is.resources.memory > old.booted_memory && is.resources.memory > was.resources.memory
-    {
+    if runs && is.resources.memory > most && is.resources.memory > was.resources.memory {
         return Err(AppError::invalid(
             "memory",
             format!(
-                "{} is more than the {} with which it booted",
-                is.resources.memory, old.booted_memory
+                "{} is more than the {most} that it can have while it runs",
+                is.resources.memory
             ),
-            "stop it first: it starts with the new size",
+            "stop it first: it starts with the new size, and room to grow from there",
         ));
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use plimsoll_api::{
-    cluster::ObservedPhase,
+    cluster::{ObservedPhase, ObservedVm},
     v1::{
         BookingView, CreateVmsRequest, CreateVmsResponse, SetVmRequest, StopVmRequest, VmRequest,
         VmView,
@@ -135,7 +135,13 @@ pub async fn vm_set(
     vm: &Name,
     request: SetVmRequest,
 ) -> Result<VmView, AppError> {
-    change(core, caller, project, vm, move |txn, record| change::set(txn, record, request)).await
+    let inner = core.clone();
+    let set = move |txn: &mut Txn<'_>, record: &VmRecord| {
+        let limits = seen(&inner, record).and_then(|seen| seen.limits);
+        let most = limits.and_then(|limits| limits.memory_max).unwrap_or(record.booted_memory);
+        change::set(txn, record, request, most)
+    };
+    change(core, caller, project, vm, set).await
 }
 
 /// Starts a stopped or failed VM; one that runs is left as it is.
@@ -355,14 +361,17 @@ fn booking_view(state: &State, booking: &Booking) -> Option<BookingView> {
     })
 }
 
+/// What its host tells of a VM as it is now.
+fn seen(core: &Core, record: &VmRecord) -> Option<ObservedVm> {
+    let seen = core.telemetry().seen(record.host()?, record.vm.id)?;
+    Some(seen.observed).filter(|observed| observed.incarnation == record.vm.incarnation)
+}
+
 /// A VM as users see it.
 pub(crate) fn view(core: &Core, state: &State, record: &VmRecord) -> VmView {
     let vm = &record.vm;
     let host = record.host().and_then(|id| state.host(id));
-    let seen = host
-        .and_then(|host| core.telemetry().seen(host.host.id, vm.id))
-        .map(|seen| seen.observed)
-        .filter(|observed| observed.incarnation == vm.incarnation);
+    let seen = host.and_then(|_| seen(core, record));
     let running =
         seen.as_ref().filter(|observed| observed.phase == ObservedPhase::Running).cloned();
     let behind = vm.phase != VmPhase::Running || vm.observed_generation < vm.generation;

@@ -67,6 +67,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   plimsoll vm set web-1 --cpu 250m
+  plimsoll vm set web-1 --memory 1GiB
   plimsoll vm set db-1 --disk-bandwidth 10MiB/s --disk-iops 100
   plimsoll vm set db-1 --network-bandwidth 0    (0 takes the limit away)")]
     Set(Box<SetArgs>),
@@ -289,7 +290,7 @@ pub(crate) struct SetArgs {
     /// Cores: `2` or `500m`
     #[arg(long, value_name = "CORES", help_heading = "Resources")]
     pub(crate) cpu: Option<MilliCores>,
-    /// Memory; while it runs at most as much as it booted with
+    /// Memory; while it runs at most what `vm show` tells under `limits now`
     #[arg(long, value_name = "SIZE", help_heading = "Resources")]
     pub(crate) memory: Option<Bytes>,
     /// Disk space; only more

@@ -237,6 +237,7 @@ fn limits(vm: &VmView) -> String {
     add("cpu", actual.cpu.map(|cpu| cpu.to_string()));
     add("vcpus", actual.vcpus.map(|count| count.to_string()));
     add("memory", actual.memory.map(|memory| memory.to_string()));
+    add("memory at most", actual.memory_max.map(|memory| memory.to_string()));
     add("disk", actual.disk.map(|disk| disk.to_string()));
     add("disk bandwidth", rate(actual.disk_bandwidth.map(|x| (x.0, x.to_string()))));
     add("disk operations", rate(actual.disk_iops.map(|x| (x.0, format!("{x}/s")))));

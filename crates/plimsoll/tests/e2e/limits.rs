@@ -204,6 +204,13 @@ fn memory(lab: &Lab) {
     assert_eq!(set(lab, &["--memory", "160MiB"])["memory"], "160MiB");
     let missing = before - free_memory(lab);
     assert!(missing < 8.0, "{missing} MiB did not come back");
+    // Beyond what it booted with, and back.
+    assert_eq!(set(lab, &["--memory", "416MiB"])["memory"], "416MiB");
+    let more = free_memory(lab) - before;
+    assert!((more - 256.0).abs() < 16.0, "the guest has {more} MiB more, not 256");
+    assert_eq!(set(lab, &["--memory", "160MiB"])["memory"], "160MiB");
+    let missing = before - free_memory(lab);
+    assert!(missing.abs() < 16.0, "{missing} MiB did not come back");
 }
 
 fn disk_growth(lab: &Lab) {
@@ -220,7 +227,7 @@ fn disk_growth(lab: &Lab) {
 fn what_cannot_be(lab: &Lab) {
     let before = lab.vm(PROJECT, VM);
     for (options, why) in [
-        (["--memory", "192MiB"], "booted"),
+        (["--memory", "1GiB"], "can have while it runs"),
         (["--memory", "64MiB"], "too little for image"),
         (["--disk", "64MiB"], "less than the 192MiB"),
         (["--cpu", "64"], "insufficient cpu"),

@@ -9,7 +9,6 @@ use thiserror::Error;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
-use super::live::MODULE;
 use super::record::LaunchedMachine;
 use crate::vm::argv::{self, CommandLine, DirectBoot, Machine, Nic};
 use crate::vm::files::{self, FileError};
@@ -65,6 +64,13 @@ pub(super) fn vcpus(present: &DesiredPresent) -> u32 {
     u32::try_from(present.resources.cpu.get().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
 }
 
+/// How much a machine can grow while it runs: to four times what it boots with. A Linux guest takes
+/// memory in blocks of 128 MiB of address space, of which a part may be there.
+fn elastic_room(memory: Bytes) -> u64 {
+    const BLOCK: u64 = 128 << 20;
+    memory.get().saturating_mul(3).checked_next_multiple_of(BLOCK).unwrap_or(0)
+}
+
 /// Everything up to the command line; repeatable, and nothing runs yet.
 pub(super) async fn prepare(
     environment: &Environment,
@@ -100,7 +106,7 @@ pub(super) async fn prepare(
     let memory = argv::boot_memory(present.resources.memory);
     let direct = kernel.is_some();
     let max_memory = (direct || memory >= LARGE_MEMORY)
-        .then(|| Bytes(memory.get().saturating_mul(4).div_ceil(MODULE).saturating_mul(MODULE)));
+        .then(|| Bytes(memory.get().saturating_add(elastic_room(memory))));
     let most = environment.max_vcpus.max(1);
     let vcpus = vcpus(present).min(most);
     let machine = Machine {

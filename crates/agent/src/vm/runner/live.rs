@@ -1,5 +1,7 @@
 //! A VM that runs: making its limits what they should be, and reading them back.
 
+mod memory;
+
 use std::time::Duration;
 
 use plimsoll_api::ErrorChain;
@@ -7,7 +9,7 @@ use plimsoll_api::cluster::{ActualLimits, DesiredPresent};
 use plimsoll_api::guest::{Answer, Call, Facts};
 use plimsoll_model::{Bytes, BytesPerSecond, IoPerSecond, VmId};
 use plimsoll_qmp::{EventKind, Qmp, QmpError, RunState};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
@@ -25,12 +27,6 @@ use crate::vm::registry::Environment;
 /// A guest takes a new vCPU within 50 ms; one that has not booted yet never answers.
 const PLUG_LIMIT: Duration = Duration::from_secs(5);
 const ONLINE_LIMIT: Duration = Duration::from_secs(15);
-/// A guest's kernel takes memory in blocks of this size.
-pub(super) const MODULE: u64 = 128 << 20;
-/// What a guest's kernel does not count as its memory.
-const KERNEL_SHARE: u64 = 64 << 20;
-/// The balloon's wish is repeated so often while the guest has not followed.
-const ASK_BALLOON_AGAIN: Duration = Duration::from_secs(10);
 
 /// A running QEMU and what we know of it.
 pub(super) struct Live {
@@ -42,8 +38,8 @@ pub(super) struct Live {
     /// Asks the guest for them, and ends with this.
     _gather: AbortOnDropHandle<()>,
     pub since: Instant,
-    /// Target and moment of the last wish to the balloon.
-    balloon: Option<(u64, Instant)>,
+    /// What was last asked of the guest's memory.
+    memory: memory::Asked,
     /// For which boot of the guest, and how many, CPUs were last made to run.
     online: Option<(String, u32)>,
 }
@@ -71,7 +67,16 @@ impl Live {
         gather: AbortOnDropHandle<()>,
     ) -> Self {
         let since = Instant::now();
-        Self { record, qmp, guest, facts, _gather: gather, since, balloon: None, online: None }
+        Self {
+            record,
+            qmp,
+            guest,
+            facts,
+            _gather: gather,
+            since,
+            memory: memory::Asked::default(),
+            online: None,
+        }
     }
 
     /// Makes every limit what `present` says as far as that is possible on a running machine, and
@@ -86,7 +91,8 @@ impl Live {
         let mut actual = ActualLimits::default();
         let mut outstanding = Outstanding::default();
         self.processors(environment, vm, present, machine, &mut actual, &mut outstanding).await;
-        if let Err(error) = self.memory(present, machine, &mut actual, &mut outstanding).await {
+        if let Err(error) = self.size_memory(present, machine, &mut actual, &mut outstanding).await
+        {
             outstanding.failed("cannot set memory", &error);
         }
         if let Err(error) = self.throttle(present, &mut actual, &mut outstanding).await {
@@ -213,69 +219,6 @@ impl Live {
             Ok(_) => outstanding.add("the guest's agent answered nonsense about vCPUs"),
             Err(error) => outstanding.failed("the guest did not change its vCPUs", &error),
         }
-    }
-
-    async fn memory(
-        &mut self,
-        present: &DesiredPresent,
-        machine: &LaunchedMachine,
-        actual: &mut ActualLimits,
-        outstanding: &mut Outstanding,
-    ) -> Result<(), QmpError> {
-        // The machine has whole MiB: the rounding is not for the balloon to undo.
-        let wanted = crate::vm::argv::boot_memory(present.resources.memory).get();
-        let plugged = self.plug_memory(wanted, machine).await?;
-        let most = machine.memory.get().saturating_add(plugged);
-        if wanted > most {
-            outstanding.add(format!("more memory than {} needs a reboot", Bytes(most)));
-        }
-        let target = wanted.min(most);
-        let mut is = self.qmp.query_balloon().await?.actual;
-        let now = Instant::now();
-        let asked = self.balloon.is_some_and(|(asked, at)| {
-            asked == target && now.duration_since(at) < ASK_BALLOON_AGAIN
-        });
-        if is != target && !asked {
-            self.qmp.balloon(target).await?;
-            self.balloon = Some((target, now));
-            is = self.qmp.query_balloon().await?.actual;
-        }
-        if is != target {
-            let (is, target) = (Bytes(is), Bytes(target));
-            outstanding.add(format!("the guest has {is} of memory on its way to {target}"));
-        }
-        let total = self.facts.borrow().as_ref().map(|facts| facts.memory.total_bytes);
-        // A guest can see a module and leave it alone; its kernel keeps a part for itself.
-        if plugged > 0 && total.is_some_and(|total| total < most - most / 8 - KERNEL_SHARE) {
-            outstanding.add("the guest does not use all of the memory that was plugged in");
-        }
-        actual.memory = Some(Bytes(is));
-        Ok(())
-    }
-
-    /// Plugs memory until the machine has at least `wanted`, as far as it has places, and returns
-    /// how much is plugged in. Never unplugs: the balloon takes back what is too much.
-    async fn plug_memory(&self, wanted: u64, machine: &LaunchedMachine) -> Result<u64, QmpError> {
-        let modules = self.qmp.query_memory_devices().await?;
-        let plugged = modules.iter().map(|module| module.size_bytes).sum::<u64>();
-        let has = machine.memory.get().saturating_add(plugged);
-        let room = machine.max_memory.get().saturating_sub(has) / MODULE * MODULE;
-        let size = wanted.saturating_sub(has).div_ceil(MODULE).saturating_mul(MODULE).min(room);
-        if size == 0 {
-            return Ok(plugged);
-        }
-        let number = modules.len();
-        let (backend, module) = (format!("module{number}"), format!("dimm{number}"));
-        self.qmp
-            .object_add(json!({"qom-type": "memory-backend-ram", "id": &backend, "size": size,
-                "merge": false}))
-            .await?;
-        let device = json!({"driver": "pc-dimm", "id": module, "memdev": &backend});
-        if let Err(error) = self.qmp.device_add(device).await {
-            drop(self.qmp.object_del(&backend).await);
-            return Err(error);
-        }
-        Ok(plugged.saturating_add(size))
     }
 
     async fn throttle(

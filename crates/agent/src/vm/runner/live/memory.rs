@@ -1,0 +1,154 @@
+//! The size of a running guest's memory: elastic memory above what it booted with, the balloon
+//! below.
+//!
+//! ```text
+//!   0 ........ what it has ........ boot memory ........ plus elastic memory ........ most
+//!              <---- balloon takes ----|<--- virtio-mem: blocks come and go --->|
+//! ```
+//!
+//! Elastic memory (virtio-mem) really goes: its pages are the host's again, and the guest's page
+//! tables with them. But a guest gives a block back only when all of its pages can be moved, so
+//! what it does not give within [`GIVE_LIMIT`] is left to the balloon. The two must never be after
+//! the same bytes, or they are taken twice: elastic memory is settled first. QEMU's balloon knows
+//! nothing of elastic memory: what it leaves is counted without.
+
+use std::time::Duration;
+
+use plimsoll_api::cluster::{ActualLimits, DesiredPresent};
+use plimsoll_model::Bytes;
+use plimsoll_qmp::QmpError;
+use tokio::time::Instant;
+
+use super::{Live, Outstanding};
+use crate::vm::argv::{ELASTIC_BLOCK, ELASTIC_ID, ELASTIC_PATH, boot_memory};
+use crate::vm::runner::record::LaunchedMachine;
+
+/// A guest gives elastic memory back in milliseconds, or holds on to it.
+const GIVE_LIMIT: Duration = Duration::from_secs(1);
+/// A guest that has not taken elastic memory by then has no driver for it.
+const TAKE_LIMIT: Duration = Duration::from_secs(30);
+/// The balloon's wish is repeated so often while the guest has not followed.
+const ASK_BALLOON_AGAIN: Duration = Duration::from_secs(10);
+/// What a guest's kernel does not count as its memory.
+const KERNEL_SHARE: u64 = 64 << 20;
+
+/// What was last asked of a guest, and when.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    balloon: Option<(u64, Instant)>,
+    elastic: Option<(u64, Instant)>,
+}
+
+/// Elastic memory as it is, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Elastic {
+    /// What the guest has of it.
+    size: u64,
+    /// What the guest is to have.
+    requested: u64,
+}
+
+impl Live {
+    /// Takes the guest's memory towards what is wanted, as far as it goes at once, and tells where
+    /// it is.
+    pub(super) async fn size_memory(
+        &mut self,
+        present: &DesiredPresent,
+        machine: &LaunchedMachine,
+        actual: &mut ActualLimits,
+        outstanding: &mut Outstanding,
+    ) -> Result<(), QmpError> {
+        // The machine has whole MiB: the rounding is not for the balloon to undo.
+        let wanted = boot_memory(present.resources.memory).get();
+        actual.memory_max = Some(machine.max_memory);
+        if wanted > machine.max_memory.get() {
+            let most = machine.max_memory;
+            outstanding.add(format!("more memory than {most} needs a reboot"));
+        }
+        let target = wanted.min(machine.max_memory.get());
+        let (elastic, settled) = self.size_elastic(target, machine, outstanding).await?;
+        let mut is = self.qmp.query_balloon().await?.actual;
+        let leave = target.saturating_sub(elastic).min(machine.memory.get());
+        if settled || is < leave {
+            is = self.size_balloon(is, leave).await?;
+        }
+        let is = is.saturating_add(elastic);
+        if is != target {
+            let (is, target) = (Bytes(is), Bytes(target));
+            outstanding.add(format!("the guest has {is} of memory on its way to {target}"));
+        }
+        let total = self.facts.borrow().as_ref().map(|facts| facts.memory.total_bytes);
+        // A guest can see memory and leave it alone; its kernel keeps a part for itself.
+        let grown = elastic > 0 && is == target;
+        if grown && total.is_some_and(|total| total < is - is / 8 - KERNEL_SHARE) {
+            outstanding.add("the guest does not use all of the memory that it was given");
+        }
+        actual.memory = Some(Bytes(is));
+        Ok(())
+    }
+
+    /// Takes elastic memory towards `target`. Tells how much there is, and whether the guest gives no
+    /// more of it back.
+    async fn size_elastic(
+        &mut self,
+        target: u64,
+        machine: &LaunchedMachine,
+        outstanding: &mut Outstanding,
+    ) -> Result<(u64, bool), QmpError> {
+        let boot = machine.memory.get();
+        if machine.max_memory.get() <= boot {
+            return Ok((0, true));
+        }
+        let mut elastic = self.elastic().await?;
+        let wanted = target.saturating_sub(boot).next_multiple_of(ELASTIC_BLOCK);
+        let asked = self.memory.elastic.filter(|(asked, _)| *asked == wanted);
+        let since = match asked {
+            Some((_, since)) => since.elapsed(),
+            None => {
+                if elastic.requested != wanted {
+                    self.qmp.qom_set(ELASTIC_PATH, "requested-size", &wanted).await?;
+                    elastic = self.elastic().await?;
+                }
+                self.memory.elastic = Some((wanted, Instant::now()));
+                Duration::ZERO
+            }
+        };
+        let mut settled = elastic.size <= wanted;
+        if !settled && since > GIVE_LIMIT {
+            // What it could not give by now is the balloon's: no block may go behind its back.
+            if elastic.requested != elastic.size {
+                self.qmp.qom_set(ELASTIC_PATH, "requested-size", &elastic.size).await?;
+                elastic = self.elastic().await?;
+            }
+            settled = true;
+        }
+        if elastic.size < wanted && since > TAKE_LIMIT {
+            outstanding.add("the guest does not take more memory: it has no virtio-mem driver");
+        }
+        Ok((elastic.size, settled))
+    }
+
+    async fn elastic(&self) -> Result<Elastic, QmpError> {
+        let devices = self.qmp.query_memory_devices().await?;
+        let device = devices.iter().find(|device| device.id.as_deref() == Some(ELASTIC_ID));
+        Ok(device.map_or_else(Elastic::default, |device| Elastic {
+            size: device.size_bytes,
+            requested: device.requested_bytes.unwrap_or(device.size_bytes),
+        }))
+    }
+
+    /// Asks the balloon, which leaves the guest `is` bytes, to leave it `target`. Tells what it
+    /// leaves now.
+    async fn size_balloon(&mut self, is: u64, target: u64) -> Result<u64, QmpError> {
+        let now = Instant::now();
+        let asked = self.memory.balloon.is_some_and(|(asked, at)| {
+            asked == target && now.duration_since(at) < ASK_BALLOON_AGAIN
+        });
+        if is == target || asked {
+            return Ok(is);
+        }
+        self.qmp.balloon(target).await?;
+        self.memory.balloon = Some((target, now));
+        Ok(self.qmp.query_balloon().await?.actual)
+    }
+}
