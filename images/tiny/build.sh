@@ -6,7 +6,10 @@
 description='Debian cloud kernel and busybox; a demo image: root without a password on the console'
 # swiotlb: without a small one a VM with room to grow (maxmem) loses 64 MiB to bounce buffers that
 # virtio does not use. memhp: memory that is plugged in must be movable, or it cannot be taken back.
-append='console=ttyS0 quiet panic=1 memhp_default_state=online_movable swiotlb=512 cryptomgr.notests'
+# init_on_alloc: zeroing each page that the balloon takes is most of the time that it needs where
+# QEMU translates the guest's code: 2 s for 512 MiB, 0.3 s without.
+append='console=ttyS0 quiet panic=1 memhp_default_state=online_movable swiotlb=512 init_on_alloc=0'
+append+=' cryptomgr.notests'
 min_memory='128MiB'
 disk_size='64M'
 

@@ -21,6 +21,7 @@ pub mod lease;
 pub mod limits;
 pub mod link;
 pub mod net;
+pub mod pageout;
 pub mod run;
 pub mod server;
 pub mod telemetry;

@@ -22,8 +22,8 @@
 use serde::{Deserialize, Serialize};
 
 use plimsoll_model::{
-    Bytes, Cidr, HostId, HostSpec, ImageFile, Interface, MilliCores, Name, NetworkId, Power,
-    ProjectId, Resources, RestartPolicy, Timestamp, VmId,
+    Bytes, Cidr, Deflation, Elastic, HostId, HostSpec, ImageFile, Interface, MilliCores, Name,
+    NetworkId, Power, ProjectId, Resources, RestartPolicy, Timestamp, VmId,
 };
 
 use crate::guest::Facts;
@@ -171,6 +171,9 @@ pub struct DesiredPresent {
     pub fenced_by_lease: bool,
     /// Reboots asked for so far: the agent reboots when it has done fewer.
     pub reboots: u64,
+    /// What is to be taken from it for now.
+    #[serde(default)]
+    pub deflation: Option<Deflation>,
     /// When it will be stopped.
     pub end_at: Option<Timestamp>,
     /// When its guest is to be warned of `end_at`; `None` without an end.
@@ -239,6 +242,53 @@ pub struct ObservedVm {
     pub guest: Option<Facts>,
     /// The limits as read back.
     pub limits: Option<ActualLimits>,
+    /// How the last deflation went, as long as it lasts.
+    #[serde(default)]
+    pub deflation: Option<DeflationOutcome>,
+}
+
+/// How a deflation went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DeflationOutcome {
+    /// The VM's generation at which it was asked for.
+    pub generation: u64,
+    /// What was to be taken.
+    pub wanted: Elastic,
+    /// What each level gave, in the order in which they were asked.
+    pub levels: Vec<LevelOutcome>,
+    /// What nobody gave.
+    pub missing: Elastic,
+    /// How long all of it took, in milliseconds.
+    pub took_ms: u64,
+}
+
+/// A level that can give back what a VM has: the higher it is, the better it knows what is of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Level {
+    /// The applications in the guest, by their hooks. What they free the guest's kernel then gives.
+    Application,
+    /// The guest's kernel: its balloon, elastic memory, vCPUs that it no longer runs on.
+    Guest,
+    /// The host, without the guest's help: pages written to swap, less CPU time.
+    Host,
+}
+
+/// What one level gave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LevelOutcome {
+    /// Which level.
+    pub level: Level,
+    /// What it gave. Of [`Level::Application`]: what its hooks say that they freed.
+    pub gave: Elastic,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+    /// What there is to say, such as why it gave nothing.
+    #[serde(default)]
+    pub note: Option<String>,
 }
 
 /// Where a VM stands on its host.

@@ -50,6 +50,10 @@ pub const MAX_STDIN_BYTES: usize = 384 << 10;
 pub const MAX_OUTPUT_BYTES: u32 = 256 << 10;
 /// Longest time a command may run, in milliseconds (one hour).
 pub const MAX_EXEC_TIMEOUT_MS: u64 = 3_600_000;
+/// Longest time that applications may be given to free something, in milliseconds.
+pub const MAX_DEFLATE_MS: u64 = 600_000;
+/// Most hooks of one kind that a guest runs.
+pub const MAX_HOOKS: usize = 32;
 /// Most network interfaces in [`Facts`].
 pub const MAX_INTERFACES: usize = 64;
 /// Most addresses of one interface in [`Facts`].
@@ -236,6 +240,12 @@ pub enum Call {
         /// Wanted number of online CPUs, at least 1.
         count: u32,
     },
+    /// Asks the guest's applications to free memory and to want less CPU, by their hooks. Answered by
+    /// [`Answer::Deflated`]. Not waited for: what they freed the balloon then takes.
+    Deflate(DeflateRequest),
+    /// Tells the guest's applications that they may use again what was asked of them. Answered as
+    /// [`Call::Deflate`].
+    Inflate,
     /// Tells the guest's users and its hooks something.
     Notice {
         /// What they are told.
@@ -261,6 +271,17 @@ pub struct ExecRequest {
     pub timeout_ms: u64,
     /// Bytes kept of each output stream, at most [`MAX_OUTPUT_BYTES`]; the rest is read and dropped.
     pub max_output_bytes: u32,
+}
+
+/// What applications are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeflateRequest {
+    /// Memory to free, in bytes.
+    pub memory_bytes: u64,
+    /// CPU to do without, in thousandths of a core.
+    pub cpu_millicores: u64,
+    /// In how many milliseconds; 1 to [`MAX_DEFLATE_MS`].
+    pub within_ms: u64,
 }
 
 /// One environment variable.
@@ -341,6 +362,8 @@ pub enum Answer {
     Cpus(CpuCounts),
     /// To [`Call::Notice`].
     Notice(NoticeResult),
+    /// To [`Call::Deflate`] and [`Call::Inflate`].
+    Deflated(DeflateResult),
 }
 
 /// Who answers.
@@ -375,6 +398,29 @@ pub struct ExecResult {
     pub stderr_truncated: bool,
     /// How long it ran, in milliseconds.
     pub duration_ms: u64,
+}
+
+/// What applications gave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeflateResult {
+    /// One for each hook that was asked, in their order.
+    pub hooks: Vec<HookResult>,
+    /// The guest's memory afterwards.
+    pub memory: MemoryFacts,
+}
+
+/// What one application's hook answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookResult {
+    /// The name of its file.
+    pub name: String,
+    /// Memory that it says it freed, in bytes.
+    pub freed_bytes: u64,
+    /// CPU that it says it does without, in thousandths of a core.
+    pub freed_millicores: u64,
+    /// Why it did not answer; none if it did.
+    #[serde(default)]
+    pub failure: Option<String>,
 }
 
 /// Where a notice went.
@@ -590,8 +636,13 @@ impl Message for HostMessage {
             Call::Exec(exec) => exec.check(),
             Call::SetOnlineCpus { count: 0 } => Err(ProtocolError::Empty { field: "count" }),
             Call::SetOnlineCpus { count } => at_most("count", u64::from(*count), MAX_CPUS.into()),
+            Call::Deflate(request) if request.within_ms == 0 => {
+                Err(ProtocolError::Empty { field: "within_ms" })
+            }
+            Call::Deflate(request) => at_most("within_ms", request.within_ms, MAX_DEFLATE_MS),
             Call::Hello { .. }
             | Call::Facts
+            | Call::Inflate
             | Call::Shutdown { .. }
             | Call::Notice { .. }
             | Call::Unknown => Ok(()),
@@ -644,6 +695,7 @@ impl Message for GuestMessage {
                 Answer::Facts(facts) => facts.check(),
                 Answer::Exec(result) => result.check(),
                 Answer::Cpus(counts) => counts.check(),
+                Answer::Deflated(result) => result.check(),
                 Answer::ShutdownBegun | Answer::Notice(_) => Ok(()),
             },
         }
@@ -661,6 +713,17 @@ impl ExecResult {
     fn check(&self) -> Result<(), ProtocolError> {
         at_most("stdout", as_u64(self.stdout.len()), MAX_OUTPUT_BYTES.into())?;
         at_most("stderr", as_u64(self.stderr.len()), MAX_OUTPUT_BYTES.into())
+    }
+}
+
+impl DeflateResult {
+    fn check(&self) -> Result<(), ProtocolError> {
+        length("hooks", self.hooks.len(), MAX_HOOKS)?;
+        for hook in &self.hooks {
+            printable("hook name", &hook.name, MAX_TEXT_BYTES)?;
+            printable("hook failure", hook.failure.as_deref().unwrap_or(""), MAX_MESSAGE_BYTES)?;
+        }
+        Ok(())
     }
 }
 

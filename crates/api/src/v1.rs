@@ -7,6 +7,7 @@
 //!   POST|GET /v1/projects                                    GET|PATCH|DELETE /v1/projects/P
 //!   POST|GET /v1/projects/P/vms                              GET|PATCH|DELETE /v1/projects/P/vms/V
 //!   POST   /v1/projects/P/vms/V/{start,stop,reboot,exec}     GET .../V/{logs,console,explain}
+//!   POST   /v1/projects/P/vms/V/{deflate,inflate}
 //!   POST   /v1/projects/P/explain
 //!   POST|GET /v1/projects/P/networks                         GET|DELETE /v1/projects/P/networks/N
 //!   POST|GET /v1/projects/P/images, /v1/images (public)      GET|DELETE .../images/N
@@ -22,14 +23,14 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use serde::{Deserialize, Serialize};
 
 use plimsoll_model::{
-    Bytes, Cidr, Constraint, Credits, Element, EventSequence, Fencing, HostId, HostPhase, HostSpec,
-    ImageFile, Name, OnHostFailure, Policy, Power, Prices, ProjectId, Quota, Resources,
-    RestartPolicy, Role, Timestamp, TokenId, VmId, VmPhase, VmSpec,
+    Bytes, Cidr, Constraint, Credits, Deflation, Element, EventSequence, Fencing, HostId,
+    HostPhase, HostSpec, ImageFile, Name, OnHostFailure, Policy, Power, Prices, ProjectId, Quota,
+    Resources, RestartPolicy, Role, Timestamp, TokenId, VmId, VmPhase, VmSpec,
 };
 
 use crate::{
     ErrorBody,
-    cluster::{ActualLimits, HostUsage},
+    cluster::{ActualLimits, DeflationOutcome, HostUsage},
     guest::Facts,
 };
 
@@ -145,6 +146,32 @@ pub struct VmView {
     pub limits: Option<ActualLimits>,
     /// What the guest tells, while its agent answers.
     pub guest: Option<Facts>,
+    /// What is taken from it for now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deflation: Option<Deflation>,
+    /// How that went, once it was tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deflation_outcome: Option<DeflationOutcome>,
+}
+
+/// Takes a part of what a running VM has, until it is inflated again. What it is promised stays
+/// promised: no other VM is given its room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DeflateVmRequest {
+    /// How much of its memory, in percent; 0 to 90.
+    pub memory_percent: u8,
+    /// How much of its CPU, in percent; 0 to 90.
+    pub cpu_percent: u8,
+    /// By when, in milliseconds; 100 to 600,000. Half of it is the applications'.
+    pub within_ms: u64,
+}
+
+impl Default for DeflateVmRequest {
+    fn default() -> Self {
+        Self { memory_percent: 0, cpu_percent: 0, within_ms: 10_000 }
+    }
 }
 
 /// A host for an interval to come.
@@ -210,7 +237,7 @@ pub struct SetVmRequest {
     /// Cores.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<plimsoll_model::MilliCores>,
-    /// Memory: on the running VM at most as much as it booted with.
+    /// Memory: on the running VM at most what its limits tell as `memory_max`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,
     /// Disk space: only more.

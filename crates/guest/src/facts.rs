@@ -31,7 +31,7 @@ pub fn gather(system: &System) -> Facts {
         agent_version: VERSION.to_owned(),
         uptime_ms: system.uptime_ms(),
         interfaces: interfaces(system, &addresses()),
-        memory: memory(&read("proc/meminfo")),
+        memory: memory(system),
         cpus: cpus::count(system).unwrap_or_default(),
         cpu_time: cpu_time(&read("proc/stat")),
         load: load(&read("proc/loadavg")),
@@ -98,7 +98,13 @@ fn interfaces(
     names.into_iter().map(describe).collect()
 }
 
-fn memory(meminfo: &str) -> MemoryFacts {
+/// The guest's memory as its kernel tells it; zeros where it does not.
+#[must_use]
+pub fn memory(system: &System) -> MemoryFacts {
+    parse_memory(&system.read("proc/meminfo").unwrap_or_default())
+}
+
+fn parse_memory(meminfo: &str) -> MemoryFacts {
     let mut bytes = BTreeMap::new();
     for line in meminfo.lines() {
         if let Some((name, rest)) = line.split_once(':') {
@@ -186,7 +192,7 @@ mod tests {
     #[test]
     fn kernel_files_are_read() {
         let facts =
-            memory("MemTotal:  1000 kB\nMemAvailable: 500 kB\nCached: 90 kB\nShmem: 40 kB\n");
+            parse_memory("MemTotal:  1000 kB\nMemAvailable: 500 kB\nCached: 90 kB\nShmem: 40 kB\n");
         assert_eq!((facts.total_bytes, facts.available_bytes), (1_024_000, 512_000));
         assert_eq!(facts.cached_bytes, 50 * 1024);
 
@@ -234,7 +240,7 @@ mod tests {
     proptest! {
         #[test]
         fn odd_kernel_files_never_panic(text in ".{0,300}") {
-            memory(&text);
+            parse_memory(&text);
             cpu_time(&format!("cpu {text}"));
             load(&text);
             stalls(&text);

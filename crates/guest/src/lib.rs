@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   port --> reader --+--> facts, hello (at once) --------+
-//!   ^                 +--> exec, cpus, notice, shutdown   |
+//!   ^                 +--> exec, cpus, deflate, notice ... |
 //!   |                      (one thread each, bounded) ----+--> outbox --> writer --> port
 //!   |                                  heartbeat thread --+
 //! ```
@@ -18,9 +18,12 @@
 //! - A reply reaches only the session that asked: see [`session`].
 
 pub mod cpus;
+pub mod deflate;
 pub mod exec;
 pub mod facts;
 pub mod grow;
+mod hooks;
+pub mod memory;
 pub mod notice;
 pub mod port;
 pub mod power;

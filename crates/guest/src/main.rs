@@ -8,7 +8,7 @@ use std::time::Duration;
 use plimsoll_api::ErrorChain;
 use plimsoll_guest::session::{OnHangup, ServeError, Settings, serve};
 use plimsoll_guest::system::System;
-use plimsoll_guest::{VERSION, grow, port};
+use plimsoll_guest::{VERSION, grow, memory, port};
 
 const HELP: &str = "\
 Usage: plimsoll-guest [--port PATH] [--heartbeat-ms N]
@@ -62,6 +62,9 @@ fn main() -> ExitCode {
 /// starts the agent again.
 fn run(arguments: &Arguments) -> Result<(), ServeError> {
     let system = System::default();
+    if let Err(error) = memory::prepare(&system) {
+        log(&format!("cannot have new memory made movable: {}", ErrorChain(&error)));
+    }
     let mut pause = PAUSES.0;
     let mut told = false;
     let port = loop {

@@ -1,22 +1,19 @@
 //! Brings a notice of the host to the guest's users and applications.
 //!
 //! It is written to the console, given to `wall` where there is one, and to every hook in
-//! `/etc/plimsoll/notice.d`: an executable file that belongs to root and that nobody else may
-//! write. A hook is called as `HOOK ending_soon SECONDS`, with `PLIMSOLL_NOTICE` and
+//! `/etc/plimsoll/notice.d` (see [`hooks`]). A hook is called as `HOOK ending_soon SECONDS`, with `PLIMSOLL_NOTICE` and
 //! `PLIMSOLL_SECONDS_LEFT` set.
 
 use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt as _;
 
-use plimsoll_api::guest::{EnvironmentVariable, ExecRequest, Notice, NoticeResult};
+use plimsoll_api::guest::{EnvironmentVariable, Notice, NoticeResult};
 use rustix::fs::OFlags;
 
-use crate::exec;
 use crate::system::System;
+use crate::{exec, hooks};
 
 const HOOKS: &str = "etc/plimsoll/notice.d";
-const MAX_HOOKS: usize = 32;
 const HOOK_LIMIT_MS: u64 = 30_000;
 const WALL_LIMIT_MS: u64 = 5_000;
 
@@ -30,12 +27,12 @@ pub fn deliver(system: &System, notice: &Notice) -> Option<NoticeResult> {
     let text = format!("This virtual machine will be stopped in {seconds} seconds.");
     let console = write_console(system, &text);
     // Not every guest has one, and nobody may be logged in.
-    let wall = command(vec!["wall".to_owned(), text], WALL_LIMIT_MS);
+    let wall = hooks::command(vec!["wall".to_owned(), text], WALL_LIMIT_MS);
     let _ = exec::run(&wall);
     let mut result = NoticeResult { console, hooks_succeeded: 0, hooks_failed: 0 };
-    for hook in hooks(&system.path(HOOKS)) {
+    for hook in hooks::in_directory(&system.path(HOOKS)) {
         let argv = vec![hook.to_string_lossy().into_owned(), kind.to_owned(), seconds.to_string()];
-        let mut request = command(argv, HOOK_LIMIT_MS);
+        let mut request = hooks::command(argv, HOOK_LIMIT_MS);
         for (name, value) in
             [("PLIMSOLL_NOTICE", kind.to_owned()), ("PLIMSOLL_SECONDS_LEFT", seconds.to_string())]
         {
@@ -49,10 +46,6 @@ pub fn deliver(system: &System, notice: &Notice) -> Option<NoticeResult> {
     Some(result)
 }
 
-fn command(argv: Vec<String>, timeout_ms: u64) -> ExecRequest {
-    ExecRequest { argv, env: Vec::new(), stdin: Vec::new(), timeout_ms, max_output_bytes: 0 }
-}
-
 /// Writes without waiting: a console that nobody drains must not hold the notice.
 fn write_console(system: &System, text: &str) -> bool {
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
@@ -63,37 +56,11 @@ fn write_console(system: &System, text: &str) -> bool {
     console.and_then(|mut console| console.write_all(format!("\r\n{text}\r\n").as_bytes())).is_ok()
 }
 
-/// The hooks in the order of their names.
-fn hooks(directory: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
-    let mut hooks: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    hooks.retain(|hook| {
-        std::fs::metadata(hook)
-            .is_ok_and(|metadata| metadata.is_file() && may_run(metadata.uid(), metadata.mode()))
-    });
-    hooks.sort_unstable();
-    hooks.truncate(MAX_HOOKS);
-    hooks
-}
-
-/// The agent runs hooks as root: only root's own files, which nobody else may write.
-fn may_run(owner: u32, mode: u32) -> bool {
-    owner == 0 && mode & 0o100 != 0 && mode & 0o022 == 0
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-
-    #[test]
-    fn only_roots_own_executables_are_hooks() {
-        assert!(may_run(0, 0o100_755));
-        assert!(!may_run(1000, 0o100_755));
-        assert!(!may_run(0, 0o100_644));
-        assert!(!may_run(0, 0o100_775));
-    }
 
     #[test]
     fn hooks_get_the_notice() {

@@ -31,7 +31,7 @@ use rustix::event::{PollFd, PollFlags};
 use crate::exec::{self, ExecError};
 use crate::power::Way;
 use crate::system::System;
-use crate::{VERSION, cpus, facts, notice};
+use crate::{VERSION, cpus, deflate, facts, notice};
 
 /// Most requests that run at the same time, those answered at once not counted.
 pub const MAX_RUNNING: usize = 16;
@@ -272,6 +272,14 @@ impl Session {
                         Err(error) => failed(FailureCode::Failed, &error),
                     },
                 );
+            }),
+            Call::Deflate(request) => self.in_thread(epoch, id, move |session| {
+                let result = deflate::deflate(&session.system, &request);
+                session.reply(epoch, id, Outcome::Done(Answer::Deflated(result)));
+            }),
+            Call::Inflate => self.in_thread(epoch, id, move |session| {
+                let result = deflate::inflate(&session.system);
+                session.reply(epoch, id, Outcome::Done(Answer::Deflated(result)));
             }),
             Call::Notice { notice } => self.in_thread(epoch, id, move |session| {
                 session.reply(

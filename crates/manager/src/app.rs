@@ -47,8 +47,8 @@ pub use token::{
     token_revoke,
 };
 pub use vm::{
-    Access, VmLocation, vm_access, vm_create, vm_delete, vm_list, vm_locate, vm_reboot, vm_set,
-    vm_show, vm_start, vm_stop,
+    Access, VmLocation, vm_access, vm_create, vm_deflate, vm_delete, vm_inflate, vm_list,
+    vm_locate, vm_reboot, vm_set, vm_show, vm_start, vm_stop,
 };
 
 /// Who asks: what is known of a good token.

@@ -98,6 +98,10 @@ pub enum EventKind {
     VmStopped,
     VmCrashed,
     VmRebooted,
+    /// A part of what it has is to be taken.
+    VmDeflated,
+    /// What was taken is to be given back.
+    VmInflated,
     VmEndingSoon,
     VmEnded,
     VmLost,

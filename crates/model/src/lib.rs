@@ -6,6 +6,7 @@
 //! times and ids come in as arguments.
 
 pub mod constraint;
+pub mod deflation;
 pub mod event;
 pub mod host;
 pub mod id;
@@ -19,6 +20,7 @@ pub mod units;
 pub mod vm;
 
 pub use constraint::{Constraint, ExclusiveAgainst, Rule, Scope, Strength};
+pub use deflation::{Deflation, Elastic, InvalidDeflation};
 pub use event::{Event, EventKind, Severity, Subject};
 pub use host::{Fencing, Host, HostEvent, HostPhase, HostSpec, IllegalHostTransition, StoragePool};
 pub use id::{EventSequence, HostId, ImageId, NetworkId, ProjectId, TokenId, VmId};

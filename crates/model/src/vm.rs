@@ -27,6 +27,7 @@ use thiserror::Error;
 use crate::{
     Timestamp,
     constraint::Constraint,
+    deflation::Deflation,
     id::{HostId, ProjectId, VmId},
     name::Name,
     network::Interface,
@@ -304,6 +305,9 @@ pub struct Vm {
     /// How often a reboot was asked for.
     #[serde(default)]
     pub reboots: u64,
+    /// What is taken from it for now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deflation: Option<Deflation>,
     /// Where it is.
     #[serde(default)]
     pub placement: Option<Placement>,

@@ -398,6 +398,7 @@ impl Shared {
                 disk_exists: fake.phase != ObservedPhase::Absent,
                 guest: None,
                 limits: None,
+                deflation: None,
             })
             .collect();
         let running = vms.iter().filter(|vm| vm.phase == ObservedPhase::Running).count();

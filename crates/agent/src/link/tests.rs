@@ -131,6 +131,7 @@ fn running(vm: u128) -> ObservedVm {
         disk_exists: true,
         guest: None,
         limits: None,
+        deflation: None,
     }
 }
 

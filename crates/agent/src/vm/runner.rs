@@ -14,6 +14,7 @@
 //! be repeated, and can be cut off by the agent's death anywhere: what must be known afterwards was
 //! written down before ([`record`]).
 
+mod deflation;
 mod launch;
 mod live;
 mod record;
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use plimsoll_api::ErrorChain;
 use plimsoll_api::cluster::{
-    ActualLimits, DesiredPresent, DesiredVm, ObservedPhase, ObservedVm, Wanted,
+    ActualLimits, DeflationOutcome, DesiredPresent, DesiredVm, ObservedPhase, ObservedVm, Wanted,
 };
 use plimsoll_api::guest::{Answer, Call, Facts};
 use plimsoll_model::{Power, Timestamp, VmId};
@@ -34,7 +35,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::live::Live;
+use self::live::{Goal, Live};
 use self::record::{End, Ended, Next, Record};
 use self::stop::Stopping;
 use super::adopt::{AdoptError, Verdict, adopt, exit_of};
@@ -142,6 +143,7 @@ pub(super) fn spawn(
         message: None,
         applied: 0,
         limits: None,
+        deflation: None,
         failures: 0,
         not_before: Instant::now(),
         warned: None,
@@ -165,6 +167,7 @@ pub(super) fn spawn(
         disk_exists: false,
         guest: None,
         limits: None,
+        deflation: None,
     };
     RunnerHandle { wish, observed, guest, absent, _stop: stop.drop_guard() }
 }
@@ -210,6 +213,7 @@ struct Runner {
     /// The generation of which everything is true.
     applied: u64,
     limits: Option<ActualLimits>,
+    deflation: Option<DeflationOutcome>,
     /// Ends since the VM last ran for a while.
     failures: u32,
     /// No start before.
@@ -252,13 +256,15 @@ impl Runner {
         };
         let mut guest = live.guest.status();
         let before = live.guest.now();
+        // How a guest does that has less than it was promised decides what it is left.
+        let deflated = live.is_deflated();
         tokio::select! {
             () = wish => Wake::Step,
             () = live.qmp.closed() => Wake::Step,
             // Its answer borrows the status: it must not live on.
             () = async { drop(guest.wait_for(|status| *status != before).await) } => Wake::Step,
             () = async { if live.facts.changed().await.is_err() { std::future::pending().await } }
-                => Wake::News,
+                => if deflated { Wake::Step } else { Wake::News },
             () = sleep_until(until) => Wake::Step,
         }
     }
@@ -310,7 +316,14 @@ impl Runner {
                 let (news, facts) = watch::channel(None);
                 let gather = tokio::spawn(gather_facts(guest.clone(), news));
                 let gather = AbortOnDropHandle::new(gather);
-                let live = Live::new(adopted.record, adopted.qmp, guest, facts, gather);
+                let live = Live::new(
+                    adopted.record,
+                    adopted.qmp,
+                    guest,
+                    facts,
+                    gather,
+                    self.record.held.clone(),
+                );
                 live.begin_statistics().await;
                 if !self.record.lived && self.record.launch == live.record.launch {
                     self.record.lived = true;
@@ -323,6 +336,7 @@ impl Runner {
                 self.process = Process::Dead;
                 self.guest_sender.send_replace(None);
                 self.limits = None;
+                self.deflation = None;
                 self.ended(exit)?;
             }
             Verdict::Impostor(mismatch) => {
@@ -601,6 +615,7 @@ impl Runner {
         self.record.end_asked = false;
         self.record.lived = false;
         self.record.ended = None;
+        self.record.held = None;
         self.record.write(&self.directory)?;
         let number = self.record.launch;
         tracing::info!(vm = %self.vm, launch = number, "VM starts");
@@ -637,8 +652,20 @@ impl Runner {
             self.failures = 0;
         }
         let machine = self.record.machine;
-        let (limits, mut outstanding) =
-            live.apply(&self.environment, self.vm, present, &machine).await;
+        let aim = live.deflate(present, self.limits.as_ref()).await;
+        let goal = Goal { present, aim, machine: &machine };
+        let (limits, mut outstanding) = live.apply(&self.environment, self.vm, &goal).await;
+        match live.deflation() {
+            Ok(outcome) => self.deflation = outcome.cloned(),
+            Err(()) => outstanding.0.push("it is being deflated".to_owned()),
+        }
+        let held = live.held();
+        if self.record.held != held {
+            self.record.held = held;
+            if let Err(error) = self.record.write(&self.directory) {
+                outstanding.failed("cannot write down what is held back", &error);
+            }
+        }
         if let Err(error) = fenced {
             outstanding.0.push(format!("cannot mark it for the lease: {error}"));
         }
@@ -683,6 +710,7 @@ impl Runner {
             disk_exists: self.environment.disks.exists(self.vm),
             guest: facts,
             limits: self.limits.clone(),
+            deflation: self.deflation.clone(),
         };
         let news = self.publish.send_if_modified(|current| {
             if current.as_ref() == Some(&observed) {

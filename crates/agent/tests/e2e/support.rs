@@ -247,6 +247,19 @@ impl Host {
         String::from_utf8(result.stdout).unwrap().trim().to_owned()
     }
 
+    /// Waits until a command in the guest prints this.
+    pub(crate) async fn until_exec(&self, vm: VmId, command: &str, wanted: &str) {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let seen = self.exec(vm, &["sh", "-c", command]).await;
+            if seen == wanted {
+                return;
+            }
+            assert!(Instant::now() < deadline, "`{command}` prints `{seen}`, not `{wanted}`");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     pub(crate) fn vm_directory(&self, vm: VmId) -> PathBuf {
         self.directory.path().join("vms").join(vm.to_string())
     }
@@ -314,7 +327,8 @@ pub(crate) fn present() -> DesiredPresent {
             ],
             disk_format: "qcow2".into(),
             append: Some(
-                "console=ttyS0 panic=1 memhp_default_state=online_movable swiotlb=512".into(),
+                "console=ttyS0 panic=1 memhp_default_state=online_movable swiotlb=512 init_on_alloc=0"
+                    .into(),
             ),
             guest_agent: true,
         },
@@ -325,6 +339,7 @@ pub(crate) fn present() -> DesiredPresent {
         restart: RestartPolicy::OnFailure,
         fenced_by_lease: false,
         reboots: 0,
+        deflation: None,
         end_at: None,
         warn_at: None,
     }

@@ -18,9 +18,9 @@ use crate::{
     v1::{
         ClusterStatus, CreateImageRequest, CreateJoinTokenRequest, CreateJoinTokenResponse,
         CreateNetworkRequest, CreateProjectRequest, CreateTokenRequest, CreateTokenResponse,
-        CreateVmsRequest, CreateVmsResponse, DrainResponse, EventQuery, ExplainRequest,
-        Explanation, HostView, ProjectView, Reservation, SetProjectRequest, SetSettingsRequest,
-        SetVmRequest, Settings, StopVmRequest, TokenView, VmView, WhoAmI,
+        CreateVmsRequest, CreateVmsResponse, DeflateVmRequest, DrainResponse, EventQuery,
+        ExplainRequest, Explanation, HostView, ProjectView, Reservation, SetProjectRequest,
+        SetSettingsRequest, SetVmRequest, Settings, StopVmRequest, TokenView, VmView, WhoAmI,
     },
 };
 
@@ -265,6 +265,27 @@ impl Client {
         request: &StopVmRequest,
     ) -> Result<VmView, ClientError> {
         self.post(&format!("/v1/projects/{project}/vms/{vm}/stop"), request).await
+    }
+
+    /// Takes a part of what a running VM has.
+    ///
+    /// # Errors
+    /// See [`Client::get`].
+    pub async fn deflate_vm(
+        &self,
+        project: &Name,
+        vm: &Name,
+        request: &DeflateVmRequest,
+    ) -> Result<VmView, ClientError> {
+        self.post(&format!("/v1/projects/{project}/vms/{vm}/deflate"), request).await
+    }
+
+    /// Gives a VM back what was taken.
+    ///
+    /// # Errors
+    /// See [`Client::get`].
+    pub async fn inflate_vm(&self, project: &Name, vm: &Name) -> Result<VmView, ClientError> {
+        self.post_nothing(&format!("/v1/projects/{project}/vms/{vm}/inflate")).await
     }
 
     /// Has a VM rebooted.

@@ -100,6 +100,32 @@ fn every_bound_is_checked() {
     assert!(encode_line(&request(Call::SetOnlineCpus { count: 0 })).is_err());
     assert!(encode_line(&request(Call::SetOnlineCpus { count: MAX_CPUS + 1 })).is_err());
 
+    let deflate = |within_ms| {
+        let request = DeflateRequest { memory_bytes: 1, cpu_millicores: 0, within_ms };
+        encode_line(&self::request(Call::Deflate(request)))
+    };
+    assert!(deflate(0).is_err() && deflate(MAX_DEFLATE_MS + 1).is_err());
+    assert!(deflate(MAX_DEFLATE_MS).is_ok());
+    let hook = |name: &str, failure: &str| HookResult {
+        name: name.to_owned(),
+        freed_bytes: 1,
+        freed_millicores: 0,
+        failure: Some(failure.to_owned()),
+    };
+    let deflated = |hooks| {
+        let result = DeflateResult { hooks, memory: MemoryFacts::default() };
+        encode_line(&done(Answer::Deflated(result)))
+    };
+    assert!(deflated(vec![hook("10-cache", "ended with status 1"); MAX_HOOKS]).is_ok());
+    for bad in [
+        vec![hook("10-cache", ""); MAX_HOOKS + 1],
+        vec![hook("a\u{1b}[2J", "")],
+        vec![hook("a", "\n")],
+        vec![hook("a", &"x".repeat(MAX_MESSAGE_BYTES + 1))],
+    ] {
+        assert!(deflated(bad).is_err());
+    }
+
     let interface = facts().interfaces.remove(0);
     let many_addresses = vec![interface.addresses[0]; MAX_ADDRESSES + 1];
     let bad_prefix = vec![InterfaceAddress { prefix_length: 33, ..interface.addresses[0] }];
@@ -193,6 +219,12 @@ fn any_call() -> impl Strategy<Value = Call> {
         any_exec(),
         Just(Call::Shutdown { mode: ShutdownMode::Reboot }),
         (1..=MAX_CPUS).prop_map(|count| Call::SetOnlineCpus { count }),
+        (any::<u64>(), any::<u64>(), 1..=MAX_DEFLATE_MS).prop_map(
+            |(memory_bytes, cpu_millicores, within_ms)| {
+                Call::Deflate(DeflateRequest { memory_bytes, cpu_millicores, within_ms })
+            }
+        ),
+        Just(Call::Inflate),
         any::<u64>().prop_map(|seconds| Call::Notice { notice: Notice::EndingSoon { seconds } }),
     ]
 }

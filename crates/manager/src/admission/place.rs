@@ -210,6 +210,7 @@ fn register(
             generation: 1,
             incarnation: 0,
             reboots: 0,
+            deflation: None,
             placement: None,
             disk: None,
             policy,

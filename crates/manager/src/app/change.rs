@@ -1,9 +1,9 @@
 //! Changes of one VM, inside a transaction.
 
-use plimsoll_api::v1::SetVmRequest;
+use plimsoll_api::v1::{DeflateVmRequest, SetVmRequest};
 use plimsoll_model::{
-    Bytes, DiskLocation, EventKind, HostId, HostPhase, Name, OnHostFailure, Power, Resources,
-    Severity, StoragePool, VmEvent, VmPhase,
+    Bytes, Deflation, DiskLocation, EventKind, HostId, HostPhase, Name, OnHostFailure, Power,
+    Resources, Severity, StoragePool, VmEvent, VmPhase,
 };
 use plimsoll_placement::{Refusal, Request, Verdict};
 
@@ -103,6 +103,45 @@ pub(crate) fn reboot(txn: &mut Txn<'_>, record: &VmRecord) -> Result<(), AppErro
     new.vm.reboots += 1;
     new.vm.generation += 1;
     txn.vm_event(Severity::Info, EventKind::VmRebooted, &new, "reboot asked for");
+    txn.put_vm(new);
+    Ok(())
+}
+
+/// Takes a part of what a VM has.
+pub(crate) fn deflate(
+    txn: &mut Txn<'_>,
+    record: &VmRecord,
+    request: DeflateVmRequest,
+) -> Result<(), AppError> {
+    let DeflateVmRequest { memory_percent, cpu_percent, within_ms } = request;
+    let generation = record.vm.generation + 1;
+    let deflation = Deflation { generation, memory_percent, cpu_percent, within_ms };
+    deflation.check().map_err(|error| {
+        let hint = "give from 1 to 90 percent of memory, of CPU or of both, and 0.1 s to 10 min";
+        AppError::invalid("deflation", error.to_string(), hint)
+    })?;
+    if record.vm.phase != VmPhase::Running {
+        return Err(wrong_state("deflate", record, "start it with `plimsoll vm start`"));
+    }
+    let mut new = record.clone();
+    new.vm.generation = generation;
+    new.vm.deflation = Some(deflation);
+    let message = format!("asked for {memory_percent} % of memory, {cpu_percent} % of CPU");
+    txn.vm_event(Severity::Info, EventKind::VmDeflated, &new, message);
+    txn.put_vm(new);
+    Ok(())
+}
+
+/// Gives a VM back what was taken.
+pub(crate) fn inflate(txn: &mut Txn<'_>, record: &VmRecord) -> Result<(), AppError> {
+    not_deleting("inflate", record)?;
+    if record.vm.deflation.is_none() {
+        return Ok(());
+    }
+    let mut new = record.clone();
+    new.vm.generation += 1;
+    new.vm.deflation = None;
+    txn.vm_event(Severity::Info, EventKind::VmInflated, &new, "has all that it is promised");
     txn.put_vm(new);
     Ok(())
 }

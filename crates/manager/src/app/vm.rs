@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use plimsoll_api::{
     cluster::{ObservedPhase, ObservedVm},
     v1::{
-        BookingView, CreateVmsRequest, CreateVmsResponse, SetVmRequest, StopVmRequest, VmRequest,
-        VmView,
+        BookingView, CreateVmsRequest, CreateVmsResponse, DeflateVmRequest, SetVmRequest,
+        StopVmRequest, VmRequest, VmView,
     },
 };
 use plimsoll_model::{
@@ -192,6 +192,35 @@ pub async fn vm_reboot(
     vm: &Name,
 ) -> Result<VmView, AppError> {
     change(core, caller, project, vm, change::reboot).await
+}
+
+/// Takes a part of what a running VM has. It is done when the VM's generation is observed; what
+/// came of it stands in its `deflation_outcome`.
+///
+/// # Errors
+/// It does not run, or more is asked for than can be taken.
+pub async fn vm_deflate(
+    core: &Core,
+    caller: &Caller,
+    project: &Name,
+    vm: &Name,
+    request: DeflateVmRequest,
+) -> Result<VmView, AppError> {
+    change(core, caller, project, vm, move |txn, record| change::deflate(txn, record, request))
+        .await
+}
+
+/// Gives a VM back what was taken from it; one that is not deflated is left as it is.
+///
+/// # Errors
+/// It is being deleted.
+pub async fn vm_inflate(
+    core: &Core,
+    caller: &Caller,
+    project: &Name,
+    vm: &Name,
+) -> Result<VmView, AppError> {
+    change(core, caller, project, vm, change::inflate).await
 }
 
 /// Deletes a VM with its disk. The answer shows it `deleting`, until its host has confirmed.
@@ -401,6 +430,8 @@ pub(crate) fn view(core: &Core, state: &State, record: &VmRecord) -> VmView {
         created_at: vm.created_at,
         restarts: seen.as_ref().map_or(0, |seen| seen.restarts),
         limits: running.as_ref().and_then(|seen| seen.limits.clone()),
+        deflation: vm.deflation,
+        deflation_outcome: running.as_ref().and_then(|seen| seen.deflation.clone()),
         guest: running.and_then(|seen| seen.guest),
     }
 }

@@ -73,6 +73,7 @@ fn desired_present(state: &State, record: &VmRecord) -> Option<DesiredPresent> {
         restart: vm.spec.restart,
         fenced_by_lease: record.fenced_by_lease,
         reboots: vm.reboots,
+        deflation: vm.deflation,
         end_at: vm.spec.end_at,
         warn_at: vm.spec.end_at.map(|end| state.warn_at(end)),
     })

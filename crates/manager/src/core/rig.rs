@@ -317,6 +317,7 @@ impl SimHost {
                 disk_exists: vm.disk,
                 guest: None,
                 limits: None,
+                deflation: None,
             })
             .collect();
         AgentReport {

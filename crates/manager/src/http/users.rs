@@ -40,6 +40,8 @@ pub(super) fn described() -> OpenApiRouter<Services> {
         .routes(routes!(vms::vm_start))
         .routes(routes!(vms::vm_stop))
         .routes(routes!(vms::vm_reboot))
+        .routes(routes!(vms::vm_deflate))
+        .routes(routes!(vms::vm_inflate))
         .routes(routes!(vms::vm_explain))
         .routes(routes!(vms::request_explain))
         .routes(routes!(access::vm_exec))

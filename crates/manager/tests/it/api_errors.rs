@@ -41,6 +41,7 @@ use ErrorCode::{
     AlreadyExists, InvalidRequest, InvalidValue, MethodNotAllowed, NoCapacity, NotFound, WrongState,
 };
 
+const DEFLATE: &str = "POST /v1/projects/shop/vms/web-1/deflate";
 const VMS: &str = "POST /v1/projects/shop/vms";
 const WEB: &str = "PATCH /v1/projects/shop/vms/web-1";
 
@@ -188,6 +189,12 @@ const VALUES: &[Case] = &[
 const THINGS: &[Case] = &[
     case("no such project", "GET /v1/projects/ghost", "", NotFound),
     case("no such VM", "GET /v1/projects/shop/vms/ghost", "", NotFound),
+    case("nothing to take", DEFLATE, "{}", InvalidValue),
+    case("more than all", DEFLATE, r#"{"memory_percent": 101}"#, InvalidValue),
+    case("no time at all", DEFLATE, r#"{"cpu_percent": 50, "within_ms": 0}"#, InvalidValue),
+    case("a word for a percentage", DEFLATE, r#"{"memory_percent": "half"}"#, InvalidRequest),
+    case("below zero", DEFLATE, r#"{"memory_percent": -1}"#, InvalidRequest),
+    case("no such VM to inflate", "POST /v1/projects/shop/vms/ghost/inflate", "", NotFound),
     case("no such VM to stop", "POST /v1/projects/shop/vms/ghost/stop", "", NotFound),
     case("no such VM to delete", "DELETE /v1/projects/shop/vms/ghost", "", NotFound),
     case("no such host", "GET /v1/hosts/ghost", "", NotFound),

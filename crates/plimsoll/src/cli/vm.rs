@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Subcommand};
 use plimsoll_model::{
     BitsPerSecond, Bytes, BytesPerSecond, IoPerSecond, MilliCores, Name, OnHostFailure, Policy,
-    RestartPolicy,
+    RestartPolicy, deflation::MAX_DEFLATION_PERCENT,
 };
 
 use super::values::{ConstraintArgs, Instant, ModelAmount, WaitArgs, duration, snake};
@@ -71,6 +71,22 @@ Examples:
   plimsoll vm set db-1 --disk-bandwidth 10MiB/s --disk-iops 100
   plimsoll vm set db-1 --network-bandwidth 0    (0 takes the limit away)")]
     Set(Box<SetArgs>),
+    /// Take a part of what a running VM has, until it is inflated again
+    #[command(after_help = "\
+Its applications are asked first (by the hooks in /etc/plimsoll/deflate.d of the guest), then its
+kernel; what neither gives in time the host takes without asking, by writing pages to swap and by
+giving less CPU time. A guest is not asked for memory that it needs itself. What the VM is promised
+stays promised: its room is not given to others.
+
+Examples:
+  plimsoll vm deflate web-1 --memory 40%
+  plimsoll vm deflate web-1 --memory 40% --cpu 50% --within 5s --json")]
+    Deflate(DeflateArgs),
+    /// Give VMs back what was taken from them
+    #[command(after_help = "\
+Examples:
+  plimsoll vm inflate web-1")]
+    Inflate(NamesArgs),
     /// Start VMs
     #[command(after_help = "\
 Examples:
@@ -328,6 +344,23 @@ pub(crate) struct SetArgs {
     pub(crate) wait: WaitArgs,
 }
 
+/// Deflates a VM.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DeflateArgs {
+    /// The VM
+    #[arg(value_name = "VM")]
+    pub(crate) name: Name,
+    /// How much of its memory: up to 90%
+    #[arg(long, value_name = "PERCENT", value_parser = percent, required_unless_present = "cpu")]
+    pub(crate) memory: Option<u8>,
+    /// How much of its CPU: up to 90%
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub(crate) cpu: Option<u8>,
+    /// By when; half of it is for the applications
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub(crate) within: Duration,
+}
+
 /// Stops VMs.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct StopArgs {
@@ -410,4 +443,12 @@ pub(crate) struct ApplyArgs {
     pub(crate) yes: bool,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
+}
+
+/// A part of what a VM has: `40%`.
+fn percent(text: &str) -> Result<u8, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim().parse::<u8>().ok();
+    number
+        .filter(|percent| (1..=MAX_DEFLATION_PERCENT).contains(percent))
+        .ok_or_else(|| format!("`{text}` is not from 1% to {MAX_DEFLATION_PERCENT}%"))
 }

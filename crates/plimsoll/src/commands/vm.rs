@@ -1,12 +1,15 @@
 //! `plimsoll vm`.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use plimsoll_api::{
     Client, ErrorBody,
-    v1::{CreateVmsRequest, SetVmRequest, StopVmRequest, VmView},
+    v1::{CreateVmsRequest, DeflateVmRequest, SetVmRequest, StopVmRequest, VmView},
 };
-use plimsoll_model::Name;
+use plimsoll_model::{Elastic, Name};
 use serde::Serialize;
 
 use super::{
@@ -15,8 +18,8 @@ use super::{
 };
 use crate::{
     cli::{
-        values::WaitArgs,
-        vm::{CreateArgs, DeleteArgs, ListArgs, SetArgs, StopArgs, VmCommand},
+        values::{WaitArgs, milliseconds},
+        vm::{CreateArgs, DeflateArgs, DeleteArgs, ListArgs, SetArgs, StopArgs, VmCommand},
     },
     config::Connection,
     failure::{DONE, Failure, OrFail as _, Outcome},
@@ -43,6 +46,10 @@ pub(crate) async fn run(
             output.show(&vm, |output, vm| output::vm::show(output, vm, now))?;
         }
         VmCommand::Set(args) => set(&args, connection, output).await?,
+        VmCommand::Deflate(args) => deflate(&args, connection, output).await?,
+        VmCommand::Inflate(args) => {
+            each(Verb::Inflate, &args.names, args.wait, connection, output).await?;
+        }
         VmCommand::Start(args) => {
             let verb = Verb::Start;
             each(verb, &args.names, args.wait, connection, output).await?;
@@ -174,12 +181,45 @@ async fn set(args: &SetArgs, connection: &Connection, output: Output) -> Outcome
     output.show(&vm, |output, vm| output::vm::list(output, std::slice::from_ref(vm), false))
 }
 
+/// Takes what is asked for, and tells who gave it. It has failed if something is missing.
+async fn deflate(args: &DeflateArgs, connection: &Connection, output: Output) -> Outcome {
+    /// What the way there and back, and a look that comes just too late, may take.
+    const SLACK: Duration = Duration::from_secs(30);
+    let project = connection.project()?;
+    let name = &args.name;
+    let deadline = Instant::now() + args.within + SLACK;
+    let request = DeflateVmRequest {
+        memory_percent: args.memory.unwrap_or(0),
+        cpu_percent: args.cpu.unwrap_or(0),
+        within_ms: milliseconds(args.within),
+    };
+    let vm = connection.client.deflate_vm(&project, name, &request).await;
+    let vm = vm.or_fail(|| format!("cannot deflate vm `{name}`"))?;
+    let progress = Progress::new(format!("deflating vm {name}"));
+    let wanted = [(name.clone(), Wanted::Generation(vm.generation))];
+    let now = until_true(connection, &project, &wanted, deadline, &progress).await?.pop();
+    drop(progress);
+    let outcome = now
+        .and_then(|vm| vm.deflation_outcome)
+        .filter(|outcome| outcome.generation == vm.generation)
+        .ok_or_else(|| Failure::new(format!("vm `{name}` was changed or stopped meanwhile")))?;
+    output.show(&outcome, output::vm::deflation)?;
+    if outcome.missing == Elastic::default() {
+        return Ok(());
+    }
+    let Elastic { memory, cpu } = outcome.missing;
+    Err(Failure::new(format!("{memory} of memory and {cpu} of CPU could not be taken"))
+        .context(format!("vm `{name}` is deflated only in part"))
+        .hint("what was taken stays taken until `plimsoll vm inflate`"))
+}
+
 /// What is done to each of some VMs.
 #[derive(Clone, Copy)]
 enum Verb {
     Start,
     Stop { grace_s: u32 },
     Reboot,
+    Inflate,
 }
 
 impl Verb {
@@ -188,6 +228,7 @@ impl Verb {
             Self::Start => "start",
             Self::Stop { .. } => "stop",
             Self::Reboot => "reboot",
+            Self::Inflate => "inflate",
         }
     }
 
@@ -197,6 +238,7 @@ impl Verb {
             Self::Stop { .. } => Wanted::Stopped,
             // The old guest answers until it goes down: only the generation tells that it was done.
             Self::Reboot => Wanted::RunningGeneration(vm.generation),
+            Self::Inflate => Wanted::Generation(vm.generation),
         }
     }
 
@@ -207,6 +249,7 @@ impl Verb {
                 client.stop_vm(project, name, &StopVmRequest { grace_s }).await
             }
             Self::Reboot => client.reboot_vm(project, name).await,
+            Self::Inflate => client.inflate_vm(project, name).await,
         };
         result.or_fail(|| format!("cannot {} vm `{name}`", self.name()))
     }

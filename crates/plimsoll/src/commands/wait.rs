@@ -14,8 +14,9 @@ use crate::{
     output::progress::Progress,
 };
 
-/// How often the manager is asked.
+/// How often the manager is asked; more often in the beginning, for what is done at once.
 const POLL: Duration = Duration::from_millis(400);
+const FIRST_POLL: Duration = Duration::from_millis(25);
 /// How long a VM may be failed before that is believed: its host may be starting it again.
 const DOUBT: Duration = Duration::from_secs(6);
 /// How long the manager may be away meanwhile, such as when it is restarted.
@@ -103,6 +104,7 @@ pub(crate) async fn until_true(
     let client = &connection.client;
     let agents = images_with_agent(client, project).await?;
     let mut failed_since: BTreeMap<Name, Instant> = BTreeMap::new();
+    let mut poll = FIRST_POLL;
     loop {
         let views: BTreeMap<Name, VmView> = vms(client, project, deadline)
             .await?
@@ -150,7 +152,8 @@ pub(crate) async fn until_true(
             wanted.len() - waiting.len(),
             wanted.len()
         ));
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(poll).await;
+        poll = (poll * 3 / 2).min(POLL);
     }
 }
 

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
+use plimsoll_api::cluster::{DeflationOutcome, Level};
 use plimsoll_api::v1::{BookingView, Reservation, ReservationState, VmView};
-use plimsoll_model::{Element, Power, Resources, VmPhase};
+use plimsoll_model::{Deflation, Elastic, Element, Power, Resources, VmPhase};
 
 use super::{Output, Tone, age, instant, or_dash, tame};
 
@@ -150,6 +151,9 @@ pub(crate) fn show(output: &Output, vm: &VmView, now: Timestamp) -> String {
     if !limits.is_empty() {
         facts.push(("limits now", limits));
     }
+    if let Some(deflated) = deflated(vm) {
+        facts.push(("deflated", deflated));
+    }
     if let Some(guest) = &vm.guest {
         facts.push((
             "guest",
@@ -165,6 +169,57 @@ pub(crate) fn show(output: &Output, vm: &VmView, now: Timestamp) -> String {
         facts.push(("guest", "its agent does not answer, or the image has none".to_owned()));
     }
     output.facts(&facts)
+}
+
+/// Who gave what.
+pub(crate) fn deflation(output: &Output, outcome: &DeflationOutcome) -> String {
+    let mut table = output.table(&["LEVEL", "MEMORY", "CPU", "TIME", "NOTE"]);
+    for outcome in &outcome.levels {
+        let level = match outcome.level {
+            Level::Application => "applications",
+            Level::Guest => "guest",
+            Level::Host => "host",
+        };
+        let note = outcome.note.as_deref().map_or_else(|| "-".to_owned(), tame);
+        table.add_row([
+            output.cell(level, Tone::Plain),
+            output.cell(outcome.gave.memory, Tone::Plain),
+            output.cell(outcome.gave.cpu, Tone::Plain),
+            output.cell(period(outcome.took_ms), Tone::Plain),
+            output.cell(note, Tone::Plain),
+        ]);
+    }
+    let missing = outcome.missing != Elastic::default();
+    for (what, amount, tone) in [
+        ("wanted", outcome.wanted, Tone::Plain),
+        ("missing", outcome.missing, if missing { Tone::Bad } else { Tone::Good }),
+    ] {
+        table.add_row([
+            output.cell(what, tone),
+            output.cell(amount.memory, tone),
+            output.cell(amount.cpu, tone),
+            output.cell(
+                if what == "wanted" { period(outcome.took_ms) } else { String::new() },
+                Tone::Plain,
+            ),
+            output.cell("", Tone::Plain),
+        ]);
+    }
+    output.finish(table)
+}
+
+/// A deflation in a few words.
+fn deflated(vm: &VmView) -> Option<String> {
+    let Deflation { memory_percent, cpu_percent, .. } = vm.deflation?;
+    let asked = format!("{memory_percent}% of memory, {cpu_percent}% of CPU asked for");
+    Some(match &vm.deflation_outcome {
+        None => format!("{asked}; under way"),
+        Some(outcome) if outcome.missing == Elastic::default() => format!("{asked}, and taken"),
+        Some(outcome) => {
+            let Elastic { memory, cpu } = outcome.missing;
+            format!("{asked}; {memory} and {cpu} could not be taken")
+        }
+    })
 }
 
 /// A booking in a few words.

@@ -42,6 +42,7 @@ fn every_limit_of_a_running_vm_is_felt_by_its_guest() {
     disk_rates(&lab);
     network_rates(&lab);
     memory(&lab);
+    deflation(&lab);
     disk_growth(&lab);
     what_cannot_be(&lab);
 
@@ -211,6 +212,25 @@ fn memory(lab: &Lab) {
     assert_eq!(set(lab, &["--memory", "160MiB"])["memory"], "160MiB");
     let missing = before - free_memory(lab);
     assert!(missing.abs() < 16.0, "{missing} MiB did not come back");
+}
+
+/// A part of it is taken and given back, and who gave it is told.
+fn deflation(lab: &Lab) {
+    let deflate = ["-p", PROJECT, "vm", "deflate", VM, "--memory", "20%", "--cpu", "50%"];
+    let outcome = lab.json(&deflate);
+    let level = |name: &str| {
+        let levels = outcome["levels"].as_array().unwrap();
+        levels.iter().find(|level| level["level"] == name).unwrap()["gave"].clone()
+    };
+    assert_eq!(level("guest"), serde_json::json!({"memory": "32MiB", "cpu": "0m"}));
+    assert_eq!(level("host"), serde_json::json!({"memory": "0B", "cpu": "500m"}));
+    let vm = lab.vm(PROJECT, VM);
+    assert_eq!((&vm["limits"]["memory"], &vm["limits"]["cpu"]), (&"128MiB".into(), &"500m".into()));
+    assert_eq!(vm["resources"]["memory"], "160MiB", "what is promised stays promised");
+    lab.ok(&["-p", PROJECT, "vm", "inflate", VM]);
+    let vm = lab.vm(PROJECT, VM);
+    assert_eq!((&vm["limits"]["memory"], &vm["limits"]["cpu"]), (&"160MiB".into(), &"1".into()));
+    assert_eq!(vm.get("deflation"), None);
 }
 
 fn disk_growth(lab: &Lab) {

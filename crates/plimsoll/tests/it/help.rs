@@ -40,6 +40,8 @@ const COMMANDS: &[&[&str]] = &[
     &["vm", "start"],
     &["vm", "stop"],
     &["vm", "reboot"],
+    &["vm", "deflate"],
+    &["vm", "inflate"],
     &["vm", "delete"],
     &["vm", "exec"],
     &["vm", "logs"],

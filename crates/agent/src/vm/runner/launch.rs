@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use plimsoll_api::cluster::DesiredPresent;
-use plimsoll_model::{Bytes, ImageFileKind, VmId};
+use plimsoll_model::{Bytes, ImageFileKind, MilliCores, VmId};
 use thiserror::Error;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
@@ -60,8 +60,8 @@ pub(super) enum LaunchError {
 }
 
 /// vCPUs for an amount of CPU: as many as can use it up.
-pub(super) fn vcpus(present: &DesiredPresent) -> u32 {
-    u32::try_from(present.resources.cpu.get().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
+pub(super) fn vcpus_for(cpu: MilliCores) -> u32 {
+    u32::try_from(cpu.get().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
 }
 
 /// How much a machine can grow while it runs: to four times what it boots with. A Linux guest takes
@@ -108,7 +108,7 @@ pub(super) async fn prepare(
     let max_memory = (direct || memory >= LARGE_MEMORY)
         .then(|| Bytes(memory.get().saturating_add(elastic_room(memory))));
     let most = environment.max_vcpus.max(1);
-    let vcpus = vcpus(present).min(most);
+    let vcpus = vcpus_for(present.resources.cpu).min(most);
     let machine = Machine {
         vm,
         name: present.name.clone(),

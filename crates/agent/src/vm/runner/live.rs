@@ -5,7 +5,7 @@ mod memory;
 use std::time::Duration;
 
 use plimsoll_api::ErrorChain;
-use plimsoll_api::cluster::{ActualLimits, DesiredPresent};
+use plimsoll_api::cluster::{ActualLimits, DeflationOutcome, DesiredPresent};
 use plimsoll_api::guest::{Answer, Call, Facts};
 use plimsoll_model::{Bytes, BytesPerSecond, IoPerSecond, VmId};
 use plimsoll_qmp::{EventKind, Qmp, QmpError, RunState};
@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::launch::vcpus;
+use super::deflation::{self, Aim, Cascade, Held, Sight};
+use super::launch::vcpus_for;
 use super::record::LaunchedMachine;
 use crate::limits::{CpuLimits, CpuWeight};
 use crate::vm::argv::{
@@ -27,6 +28,8 @@ use crate::vm::registry::Environment;
 /// A guest takes a new vCPU within 50 ms; one that has not booted yet never answers.
 const PLUG_LIMIT: Duration = Duration::from_secs(5);
 const ONLINE_LIMIT: Duration = Duration::from_secs(15);
+/// How long a smaller limit of CPU time waits for the guest to leave its vCPUs.
+const OFFLINE_LIMIT: Duration = Duration::from_secs(3);
 
 /// A running QEMU and what we know of it.
 pub(super) struct Live {
@@ -42,6 +45,18 @@ pub(super) struct Live {
     memory: memory::Asked,
     /// For which boot of the guest, and how many, CPUs were last made to run.
     online: Option<(String, u32)>,
+    /// What is taken from it, and how far that is.
+    cascade: Option<Cascade>,
+}
+
+/// What a running VM is to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Goal<'a> {
+    pub present: &'a DesiredPresent,
+    /// What of it it is to have now.
+    pub aim: Aim,
+    /// What was launched.
+    pub machine: &'a LaunchedMachine,
 }
 
 /// What could not be made so yet: a sentence for people each.
@@ -53,7 +68,7 @@ impl Outstanding {
         self.0.push(text.into());
     }
 
-    fn failed(&mut self, what: &str, error: &(dyn std::error::Error + 'static)) {
+    pub(super) fn failed(&mut self, what: &str, error: &(dyn std::error::Error + 'static)) {
         self.add(format!("{what}: {}", ErrorChain(error)));
     }
 }
@@ -65,6 +80,7 @@ impl Live {
         guest: GuestChannel,
         facts: watch::Receiver<Option<Facts>>,
         gather: AbortOnDropHandle<()>,
+        held: Option<Held>,
     ) -> Self {
         let since = Instant::now();
         Self {
@@ -76,22 +92,61 @@ impl Live {
             since,
             memory: memory::Asked::default(),
             online: None,
+            cascade: held.map(Cascade::recall),
         }
     }
 
-    /// Makes every limit what `present` says as far as that is possible on a running machine, and
+    /// Takes a deflation that is asked for as far as it goes at once. `limits` are those of the last
+    /// look. Tells what the VM is to have now.
+    pub(super) async fn deflate(
+        &mut self,
+        present: &DesiredPresent,
+        limits: Option<&ActualLimits>,
+    ) -> Aim {
+        let facts = self.facts.borrow().clone();
+        let sight = Sight {
+            present,
+            guest: &self.guest,
+            facts: facts.as_ref(),
+            limits,
+            online: self.online.as_ref().map(|(_, count)| *count),
+            qemu: u32::try_from(self.record.qemu.pid).unwrap_or(0),
+        };
+        deflation::follow(&mut self.cascade, &sight).await
+    }
+
+    /// What is held back from it, for an agent to come.
+    pub(super) fn held(&self) -> Option<Held> {
+        self.cascade.as_ref().and_then(Cascade::held)
+    }
+
+    /// Whether something is taken from it, or being taken.
+    pub(super) fn is_deflated(&self) -> bool {
+        self.cascade.is_some()
+    }
+
+    /// How the deflation that lasts went; `Err` while it is under way.
+    pub(super) fn deflation(&self) -> Result<Option<&DeflationOutcome>, ()> {
+        match &self.cascade {
+            None => Ok(None),
+            Some(cascade) => cascade.outcome().map(Some).ok_or(()),
+        }
+    }
+
+    /// Makes every limit what the goal says as far as that is possible on a running machine, and
     /// reads all of them back.
     pub(super) async fn apply(
         &mut self,
         environment: &Environment,
         vm: VmId,
-        present: &DesiredPresent,
-        machine: &LaunchedMachine,
+        goal: &Goal<'_>,
     ) -> (ActualLimits, Outstanding) {
+        let Goal { present, aim, machine } = *goal;
         let mut actual = ActualLimits::default();
         let mut outstanding = Outstanding::default();
-        self.processors(environment, vm, present, machine, &mut actual, &mut outstanding).await;
-        if let Err(error) = self.size_memory(present, machine, &mut actual, &mut outstanding).await
+        self.processors(environment, vm, goal, &mut actual, &mut outstanding).await;
+        if let Err(error) =
+            self.size_memory(aim.memory, machine, &mut actual, &mut outstanding).await
         {
             outstanding.failed("cannot set memory", &error);
         }
@@ -129,12 +184,12 @@ impl Live {
         &mut self,
         environment: &Environment,
         vm: VmId,
-        present: &DesiredPresent,
-        machine: &LaunchedMachine,
+        goal: &Goal<'_>,
         actual: &mut ActualLimits,
         outstanding: &mut Outstanding,
     ) {
-        let wanted = vcpus(present);
+        let Goal { present, aim, machine } = *goal;
+        let wanted = vcpus_for(present.resources.cpu);
         if wanted > machine.max_vcpus {
             let most = machine.max_vcpus;
             outstanding
@@ -150,12 +205,20 @@ impl Live {
         };
         let plugged = u32::try_from(cpus.len()).unwrap_or(u32::MAX);
         actual.vcpus = Some(plugged);
-        // First the limit, which every guest obeys, then the guest's part.
+        let count = reachable.min(aim.vcpus);
+        if self.online.as_ref().is_some_and(|(_, online)| *online > count) {
+            // A vCPU goes when all of them stand still for a moment, which takes the longer the less
+            // they may run.
+            self.online(count, plugged, OFFLINE_LIMIT, outstanding).await;
+        }
+        // The limit, which every guest obeys, before the guest's part.
         let threads: Vec<u32> =
             cpus.iter().filter_map(|cpu| u32::try_from(cpu.thread_id).ok()).collect();
-        let cpu = present.resources.cpu;
-        let limits =
-            CpuLimits { quota: (cpu.get() > 0).then_some(cpu), weight: CpuWeight::for_cpu(cpu) };
+        let promised = present.resources.cpu;
+        let limits = CpuLimits {
+            quota: (promised.get() > 0).then_some(aim.cpu),
+            weight: CpuWeight::for_cpu(promised),
+        };
         let qemu = u32::try_from(self.record.qemu.pid).unwrap_or(0);
         match &environment.cpu_groups {
             None => outstanding.add("this host cannot limit CPU: it has no cpu cgroup"),
@@ -164,7 +227,7 @@ impl Live {
                 Err(error) => outstanding.failed("cannot limit CPU", &error),
             },
         }
-        self.online(reachable, plugged, outstanding).await;
+        self.online(count, plugged, ONLINE_LIMIT, outstanding).await;
     }
 
     /// Plugs vCPUs until there are `wanted`, one after the other: the guest's firmware must have
@@ -202,7 +265,13 @@ impl Live {
 
     /// Lets the guest run on `wanted` of its `plugged` vCPUs, if it has an agent. Never unplugs:
     /// QEMU's translator corrupts its memory at that (10.0).
-    async fn online(&mut self, wanted: u32, plugged: u32, outstanding: &mut Outstanding) {
+    async fn online(
+        &mut self,
+        wanted: u32,
+        plugged: u32,
+        limit: Duration,
+        outstanding: &mut Outstanding,
+    ) {
         let GuestStatus::Speaking(greeting) = self.guest.now() else {
             return;
         };
@@ -211,7 +280,7 @@ impl Live {
         if self.online.as_ref() == Some(&now) {
             return;
         }
-        match self.guest.call(Call::SetOnlineCpus { count }, ONLINE_LIMIT).await {
+        match self.guest.call(Call::SetOnlineCpus { count }, limit).await {
             Ok(Answer::Cpus(counts)) if counts.online == count => self.online = Some(now),
             Ok(Answer::Cpus(counts)) => {
                 outstanding.add(format!("the guest runs on {} of {count} vCPUs", counts.online));

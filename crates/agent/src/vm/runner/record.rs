@@ -4,6 +4,7 @@
 use plimsoll_model::{Bytes, RestartPolicy};
 use serde::{Deserialize, Serialize};
 
+use super::deflation::Held;
 use crate::vm::files::{self, FileError};
 use crate::vm::guard::record::{ExitReason, VmDirectory};
 
@@ -31,6 +32,8 @@ pub(super) struct Record {
     pub lived: bool,
     /// How the newest launch ended, once it has and that was dealt with.
     pub ended: Option<Ended>,
+    /// What is held back from the newest launch, once that has settled.
+    pub held: Option<Held>,
 }
 
 /// What can't be changed while a machine runs.
@@ -39,7 +42,7 @@ pub(super) struct Record {
 pub(super) struct LaunchedMachine {
     pub max_vcpus: u32,
     pub memory: Bytes,
-    /// Most memory, with modules plugged in.
+    /// Most memory, with all that is elastic.
     pub max_memory: Bytes,
     pub interfaces: usize,
 }

@@ -2,8 +2,8 @@
 
 use axum::{Json as Answer, extract::State, http::StatusCode};
 use plimsoll_api::v1::{
-    CreateVmsRequest, CreateVmsResponse, ExplainRequest, Explanation, Reservation, SetVmRequest,
-    StopVmRequest, VmView,
+    CreateVmsRequest, CreateVmsResponse, DeflateVmRequest, ExplainRequest, Explanation,
+    Reservation, SetVmRequest, StopVmRequest, VmView,
 };
 use plimsoll_model::Name;
 
@@ -118,6 +118,30 @@ pub(super) async fn vm_reboot(
     At((project, vm)): At<(Name, Name)>,
 ) -> Result<Answer<VmView>, ApiError> {
     Ok(Answer(app::vm_reboot(&services.core, &caller, &project, &vm).await?))
+}
+
+/// Takes a part of a running VM's memory and CPU: from its applications, then its kernel, then
+/// without its help.
+#[utoipa::path(post, path = "/v1/projects/{project}/vms/{vm}/deflate", tag = "vms",
+    request_body = DeflateVmRequest, responses((status = 200, body = VmView)))]
+pub(super) async fn vm_deflate(
+    State(services): State<Services>,
+    caller: Caller,
+    At((project, vm)): At<(Name, Name)>,
+    Json(request): Json<DeflateVmRequest>,
+) -> Result<Answer<VmView>, ApiError> {
+    Ok(Answer(app::vm_deflate(&services.core, &caller, &project, &vm, request).await?))
+}
+
+/// Gives a VM back what was taken.
+#[utoipa::path(post, path = "/v1/projects/{project}/vms/{vm}/inflate", tag = "vms",
+    responses((status = 200, body = VmView)))]
+pub(super) async fn vm_inflate(
+    State(services): State<Services>,
+    caller: Caller,
+    At((project, vm)): At<(Name, Name)>,
+) -> Result<Answer<VmView>, ApiError> {
+    Ok(Answer(app::vm_inflate(&services.core, &caller, &project, &vm).await?))
 }
 
 /// Explains where a VM is: every host's refusal, or its score.

@@ -14,19 +14,26 @@
 
 use std::time::Duration;
 
-use plimsoll_api::cluster::{ActualLimits, DesiredPresent};
+use plimsoll_api::cluster::ActualLimits;
+use plimsoll_api::guest::{Answer, Call};
 use plimsoll_model::Bytes;
 use plimsoll_qmp::QmpError;
 use tokio::time::Instant;
 
 use super::{Live, Outstanding};
-use crate::vm::argv::{ELASTIC_BLOCK, ELASTIC_ID, ELASTIC_PATH, boot_memory};
+use crate::vm::argv::{ELASTIC_BLOCK, ELASTIC_ID, ELASTIC_PATH};
 use crate::vm::runner::record::LaunchedMachine;
 
-/// A guest gives elastic memory back in milliseconds, or holds on to it.
-const GIVE_LIMIT: Duration = Duration::from_secs(1);
+/// A guest that has given nothing more back for so long holds on to the rest.
+const GIVE_LIMIT: Duration = Duration::from_secs(2);
+/// It is asked again for what it holds on to after this time.
+const ASK_ELASTIC_AGAIN: Duration = Duration::from_secs(60);
 /// A guest that has not taken elastic memory by then has no driver for it.
 const TAKE_LIMIT: Duration = Duration::from_secs(30);
+/// How long a guest may take to tell how much memory it has.
+const FACTS_LIMIT: Duration = Duration::from_secs(5);
+/// The balloon leaves at least a part in so many of what the machine booted with.
+const LEAST_PART: u64 = 10;
 /// The balloon's wish is repeated so often while the guest has not followed.
 const ASK_BALLOON_AGAIN: Duration = Duration::from_secs(10);
 /// What a guest's kernel does not count as its memory.
@@ -36,7 +43,18 @@ const KERNEL_SHARE: u64 = 64 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Asked {
     balloon: Option<(u64, Instant)>,
-    elastic: Option<(u64, Instant)>,
+    elastic: Option<Elasticity>,
+    /// What the guest's kernel had when all that it was given last was plugged in.
+    used: Option<(u64, u64)>,
+}
+
+/// What was asked of a guest's elastic memory, and how far it has come.
+#[derive(Clone, Copy, Debug)]
+struct Elasticity {
+    wanted: u64,
+    size: u64,
+    /// When it last moved.
+    moved: Instant,
 }
 
 /// Elastic memory as it is, in bytes.
@@ -53,13 +71,12 @@ impl Live {
     /// it is.
     pub(super) async fn size_memory(
         &mut self,
-        present: &DesiredPresent,
+        wanted: Bytes,
         machine: &LaunchedMachine,
         actual: &mut ActualLimits,
         outstanding: &mut Outstanding,
     ) -> Result<(), QmpError> {
-        // The machine has whole MiB: the rounding is not for the balloon to undo.
-        let wanted = boot_memory(present.resources.memory).get();
+        let wanted = wanted.get();
         actual.memory_max = Some(machine.max_memory);
         if wanted > machine.max_memory.get() {
             let most = machine.max_memory;
@@ -68,7 +85,8 @@ impl Live {
         let target = wanted.min(machine.max_memory.get());
         let (elastic, settled) = self.size_elastic(target, machine, outstanding).await?;
         let mut is = self.qmp.query_balloon().await?.actual;
-        let leave = target.saturating_sub(elastic).min(machine.memory.get());
+        let boot = machine.memory.get();
+        let leave = target.saturating_sub(elastic).clamp(boot / LEAST_PART, boot);
         if settled || is < leave {
             is = self.size_balloon(is, leave).await?;
         }
@@ -77,10 +95,7 @@ impl Live {
             let (is, target) = (Bytes(is), Bytes(target));
             outstanding.add(format!("the guest has {is} of memory on its way to {target}"));
         }
-        let total = self.facts.borrow().as_ref().map(|facts| facts.memory.total_bytes);
-        // A guest can see memory and leave it alone; its kernel keeps a part for itself.
-        let grown = elastic > 0 && is == target;
-        if grown && total.is_some_and(|total| total < is - is / 8 - KERNEL_SHARE) {
+        if elastic > 0 && is == target && !self.uses(is).await {
             outstanding.add("the guest does not use all of the memory that it was given");
         }
         actual.memory = Some(Bytes(is));
@@ -101,31 +116,46 @@ impl Live {
         }
         let mut elastic = self.elastic().await?;
         let wanted = target.saturating_sub(boot).next_multiple_of(ELASTIC_BLOCK);
-        let asked = self.memory.elastic.filter(|(asked, _)| *asked == wanted);
-        let since = match asked {
-            Some((_, since)) => since.elapsed(),
-            None => {
-                if elastic.requested != wanted {
-                    self.qmp.qom_set(ELASTIC_PATH, "requested-size", &wanted).await?;
-                    elastic = self.elastic().await?;
-                }
-                self.memory.elastic = Some((wanted, Instant::now()));
-                Duration::ZERO
-            }
-        };
+        let now = Instant::now();
+        let seen = self.memory.elastic.filter(|seen| seen.wanted == wanted);
+        let idle = seen.map_or(Duration::ZERO, |seen| now.duration_since(seen.moved));
+        let again = elastic.size > wanted && idle > ASK_ELASTIC_AGAIN;
+        if (seen.is_none() || again) && elastic.requested != wanted {
+            self.qmp.qom_set(ELASTIC_PATH, "requested-size", &wanted).await?;
+            elastic = self.elastic().await?;
+        }
+        if seen.is_none_or(|seen| seen.size != elastic.size || again) {
+            self.memory.elastic = Some(Elasticity { wanted, size: elastic.size, moved: now });
+        }
         let mut settled = elastic.size <= wanted;
-        if !settled && since > GIVE_LIMIT {
-            // What it could not give by now is the balloon's: no block may go behind its back.
+        if !settled && idle > GIVE_LIMIT && !again {
+            // What it has not given by now is the balloon's: no block may go behind its back.
             if elastic.requested != elastic.size {
                 self.qmp.qom_set(ELASTIC_PATH, "requested-size", &elastic.size).await?;
-                elastic = self.elastic().await?;
             }
             settled = true;
         }
-        if elastic.size < wanted && since > TAKE_LIMIT {
+        if elastic.size < wanted && idle > TAKE_LIMIT {
             outstanding.add("the guest does not take more memory: it has no virtio-mem driver");
         }
         Ok((elastic.size, settled))
+    }
+
+    /// Whether the guest's kernel uses what it was given: it can see memory and leave it alone, and
+    /// it keeps a part for itself.
+    async fn uses(&mut self, given: u64) -> bool {
+        let enough = given - given / 8 - KERNEL_SHARE.min(given / 2);
+        if self.memory.used.is_some_and(|(asked, used)| asked == given && used >= enough) {
+            return true;
+        }
+        match self.guest.call(Call::Facts, FACTS_LIMIT).await {
+            Ok(Answer::Facts(facts)) => {
+                self.memory.used = Some((given, facts.memory.total_bytes));
+                facts.memory.total_bytes >= enough
+            }
+            // Who cannot be asked is not accused.
+            _ => true,
+        }
     }
 
     async fn elastic(&self) -> Result<Elastic, QmpError> {
