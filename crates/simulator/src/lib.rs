@@ -1,10 +1,11 @@
-//! Tries placement policies on recorded and invented workloads, with the very code that decides in
-//! a real cluster: [`plimsoll_placement::Cluster`].
+//! Tries policies on recorded and invented workloads, with the very code that decides in a real
+//! cluster: [`plimsoll_placement::Cluster`] and [`plimsoll_reclaim::predict`].
 //!
 //! ```text
 //!   readers (trace files -> typed records)        scenario (TOML -> cluster, workload)
 //!        |                                              |
 //!   openb, azure, pack (one experiment each) --- engine (events in time) --- report
+//!   overcommit (slots in time)
 //! ```
 //!
 //! A run is decided by its inputs and its seed alone: the same give the same result on every
@@ -17,6 +18,7 @@ mod cluster;
 mod data;
 pub mod engine;
 pub mod openb;
+pub mod overcommit;
 pub mod pack;
 pub mod readers;
 pub mod report;

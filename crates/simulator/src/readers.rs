@@ -6,6 +6,7 @@
 //! (each from 1, columns in bytes) and what was expected there.
 
 pub mod azure;
+pub mod bitbrains;
 mod csv;
 mod lines;
 pub mod openb;

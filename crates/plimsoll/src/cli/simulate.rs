@@ -3,8 +3,8 @@
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Subcommand};
-use plimsoll_model::Policy;
-use plimsoll_simulator::azure::Hosts;
+use plimsoll_model::{Bytes, MilliCores, Policy};
+use plimsoll_simulator::{azure::Hosts, overcommit};
 
 use super::values;
 
@@ -54,6 +54,23 @@ Examples:
   plimsoll simulate azure --requests v1.dev.txt --lifetimes v1.dev.c2100000.txt \\
     --flavors flav_map.txt --intervals v1.interval_map.txt --hosts 64c256g --policy least-free --json")]
     Azure(AzureArgs),
+    /// VMs on fewer hosts than they were promised: how many are needed, how often they are short
+    #[command(after_help = "\
+The folder has vms.csv, cpu_mhz.csv and mem_mb.csv, plain or compressed with xz: what VMs of the Grid
+Workloads Archive's Bitbrains traces used in every slot of five minutes. Hosts are filled in the order
+of VM ids by the first week; then the rest is replayed, with a decision before every slot that knows
+nothing of the slot itself. Density is hosts needed without overcommitment by hosts used at most.
+
+Policies: none; fixed:X (X times what a host has is promised); p95, peak (VMs booked with the 95th
+percentile or the most of their last week, looked at every hour; p95:1.1 books 1.1 times that);
+plimsoll (what a host's VMs will ask for together is predicted, at the stated risk).
+
+Examples:
+  plimsoll simulate overcommit --format bitbrains traces/bitbrains --host-cores 32 \\
+    --host-memory 256GiB --policy all
+  plimsoll simulate overcommit --format bitbrains traces/bitbrains --host-cores 32 \\
+    --host-memory 256GiB --policy plimsoll --risk-cpu 1% --risk-memory 0.1% --json")]
+    Overcommit(OvercommitArgs),
 }
 
 /// Simulates a scenario.
@@ -144,6 +161,58 @@ pub(crate) struct AzureArgs {
     pub(crate) policy: Policies,
 }
 
+/// Overcommits.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct OvercommitArgs {
+    /// The folder with what VMs used
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    /// The format of the files
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: UsageFormat,
+    /// Cores of a host
+    #[arg(long, value_name = "CORES", value_parser = cores)]
+    pub(crate) host_cores: MilliCores,
+    /// Memory of a host
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    pub(crate) host_memory: Bytes,
+    /// The clock of a host's cores in MHz, by which the trace's MHz are cores
+    #[arg(long, value_name = "MHZ", default_value_t = 2600,
+          value_parser = clap::value_parser!(u32).range(100..=100_000))]
+    pub(crate) host_mhz: u32,
+    /// Policies, with commas between them, or `all`
+    #[arg(long, value_name = "POLICY", default_value = "all")]
+    pub(crate) policy: OvercommitPolicies,
+    /// In which share of slots a host may be short of CPU, such as 1% or 0.01
+    #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = share)]
+    pub(crate) risk_cpu: f64,
+    /// The same of memory
+    #[arg(long, value_name = "SHARE", default_value = "0.1%", value_parser = share)]
+    pub(crate) risk_memory: f64,
+}
+
+/// How it is recorded what VMs used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum UsageFormat {
+    /// GWA-T-12 Bitbrains, as matrices
+    Bitbrains,
+}
+
+/// One policy of overcommitment or several.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct OvercommitPolicies(pub(crate) Vec<overcommit::Policy>);
+
+impl FromStr for OvercommitPolicies {
+    type Err = overcommit::InvalidPolicy;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "all" {
+            return Ok(Self(overcommit::Policy::ALL.to_vec()));
+        }
+        text.split(',').map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
 /// One policy or several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Policies(pub(crate) Vec<Policy>);
@@ -183,4 +252,44 @@ fn seconds(text: &str) -> Result<Duration, String> {
 fn factor(text: &str) -> Result<f64, String> {
     let factor = text.parse().ok().filter(|factor| (0.01..=100.0).contains(factor));
     factor.ok_or_else(|| format!("`{text}` is not a number from 0.01 to 100"))
+}
+
+/// Cores of a host, from 1 to a million.
+fn cores(text: &str) -> Result<MilliCores, String> {
+    let cores: MilliCores = text.parse().map_err(|error| format!("{error}"))?;
+    let some = (1000..=1_000_000_000).contains(&cores.0);
+    some.then_some(cores).ok_or_else(|| "a host has from 1 to 1000000 cores".to_owned())
+}
+
+/// Memory of a host, from 1 MiB to 1 PiB.
+fn memory(text: &str) -> Result<Bytes, String> {
+    let memory: Bytes = text.parse().map_err(|error| format!("{error}"))?;
+    let some = (1 << 20..=1 << 50).contains(&memory.0);
+    some.then_some(memory).ok_or_else(|| "a host has from 1MiB to 1024TiB of memory".to_owned())
+}
+
+/// A share of all: `1%` or `0.01`.
+fn share(text: &str) -> Result<f64, String> {
+    let parsed = match text.strip_suffix('%') {
+        Some(percent) => percent.trim().parse().map(|percent: f64| percent / 100.0),
+        None => text.parse(),
+    };
+    let share = parsed.ok().filter(|share| (0.0..1.0).contains(share));
+    share.ok_or_else(|| format!("`{text}` is not a share from 0 to below 1: write 1% or 0.01"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_percent_or_parts_of_one() {
+        for (text, is) in [("1%", 0.01), ("0.1 %", 0.001), ("0.01", 0.01), ("0", 0.0)] {
+            let share = share(text).unwrap();
+            assert!((share - is).abs() < 1e-12, "{text}: {share}");
+        }
+        for text in ["", "%", "100%", "1", "-1%", "NaN", "inf", "1%%", "one"] {
+            assert!(share(text).is_err(), "{text}");
+        }
+    }
 }

@@ -13,6 +13,7 @@ use std::{
     thread,
 };
 
+mod overcommit;
 mod scenario;
 
 use comfy_table::Table;
@@ -38,6 +39,7 @@ pub(crate) fn run(command: SimulateCommand, output: Output) -> Outcome {
         SimulateCommand::Pack(args) => pack(&args, output),
         SimulateCommand::Openb(args) => openb(&args, output),
         SimulateCommand::Azure(args) => azure(&args, output),
+        SimulateCommand::Overcommit(args) => overcommit::run(&args, output),
     }
 }
 
@@ -239,7 +241,7 @@ fn no_pair(requests: &Path) -> Failure {
 fn show<T: serde::Serialize>(
     outcomes: &[T],
     output: Output,
-    table: fn(&Output, &[T]) -> Table,
+    table: impl FnOnce(&Output, &[T]) -> Table,
 ) -> Outcome {
     match (output.is_json(), outcomes) {
         (true, [outcome]) => output.json(outcome),

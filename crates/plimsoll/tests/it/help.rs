@@ -67,6 +67,7 @@ const COMMANDS: &[&[&str]] = &[
     &["simulate", "pack"],
     &["simulate", "openb"],
     &["simulate", "azure"],
+    &["simulate", "overcommit"],
     &["completion"],
 ];
 

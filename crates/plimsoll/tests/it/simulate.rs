@@ -122,3 +122,59 @@ fn vms_come_and_go() {
     assert_eq!(ran.code, Some(1));
     assert!(ran.stderr.contains("no number of hosts is enough"), "{}", ran.stderr);
 }
+
+#[test]
+fn hosts_are_overcommitted() {
+    let home = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(home.path().join(name), text).unwrap();
+    // Two VMs, each a host's size: busy in turn, half a day each, for eight days.
+    write("vms.csv", "vm,cores,mem_cap_mb\n1,2,1024\n2,2,1024\n");
+    let line = |id: usize, used: &dyn Fn(bool) -> u32| {
+        let slots = (0..8 * 288).map(|slot| used((slot % 288 < 144) == (id == 1)).to_string());
+        format!("{id},{}\n", slots.collect::<Vec<_>>().join(","))
+    };
+    let both = |used: &dyn Fn(bool) -> u32| line(1, used) + &line(2, used);
+    write("cpu_mhz.csv", &both(&|busy| if busy { 1900 } else { 0 }));
+    write("mem_mb.csv", &both(&|_| 300));
+    let arguments = ["overcommit", "--format", "bitbrains", ".", "--host-cores", "2"];
+    let arguments = [&arguments[..], &["--host-memory", "1GiB", "--host-mhz", "1000"]].concat();
+    let with = |more: &[&str]| json(home.path(), &[&arguments[..], more].concat());
+    let risk = ["--policy", "plimsoll", "--risk-cpu", "1%", "--risk-memory", "0.1%"];
+    let one = with(&risk);
+    let mut known = [
+        "policy",
+        "vms",
+        "larger_than_host",
+        "hosts",
+        "mean_hosts",
+        "density",
+        "cpu_short_percent",
+        "memory_short_percent",
+        "cpu_short_slots_percent",
+        "one_less_cpu_short_percent",
+        "unmet_cpu_percent",
+        "unmet_memory_percent",
+        "resizes",
+        "migrations",
+        "migrations_per_vm_day",
+    ]
+    .to_vec();
+    known.sort_unstable();
+    assert_eq!(keys(&one[0]), known);
+    assert_eq!((&one[0]["vms"], &one[0]["hosts"]), (&2.into(), &1.into()));
+    assert_eq!((&one[0]["density"], &one[0]["policy"]), (&2.0.into(), &"plimsoll".into()));
+    assert_eq!(one[0]["cpu_short_percent"], 0.0);
+    // Both are made smaller, since the host has memory for one.
+    assert_eq!((&one[0]["resizes"], &one[0]["migrations"]), (&2.into(), &0.into()));
+    let all = with(&[]);
+    let hosts: Vec<_> = all[0].as_array().unwrap().iter().map(|one| &one["hosts"]).collect();
+    // none, three ratios, p95 and 1.1 times it, peak, plimsoll.
+    assert_eq!(hosts, [2, 2, 1, 1, 2, 2, 2, 1]);
+    let text = table(home.path(), &[&arguments[..], &["--policy", "none,fixed:2"]].concat());
+    assert!(text.contains("CPU SHORT %") && text.contains("fixed:2"), "{text}");
+    assert_eq!(with(&risk), one);
+    write("mem_mb.csv", "1,300\n2,300\n");
+    let ran = run_in(home.path(), &[&["simulate"], &arguments[..]].concat());
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("mem_mb.csv, line 1, column"), "{}", ran.stderr);
+}

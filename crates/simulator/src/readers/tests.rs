@@ -10,7 +10,7 @@ use std::{
 use liblzma::write::XzEncoder;
 use proptest::prelude::{any, prop, proptest};
 
-use super::{Limits, Lines, ReadError, azure, openb, vbp};
+use super::{Limits, Lines, ReadError, azure, bitbrains, openb, source, vbp};
 use crate::data;
 
 /// What reads a file.
@@ -25,10 +25,17 @@ enum As {
     Requests,
     /// The lifetimes are the file; the requests are `0 a,b,|,a` and `300 b`.
     Lifetimes,
+    /// The list of VMs is the file; both matrices are `1,5` and `2,5`.
+    Vms,
+    /// The CPU is the file; the VMs are 1 and 2, their memory `1,5,5` and `2,5,5`.
+    Cpu,
+    /// The memory is the file; the VMs are 1 and 2, their CPU `1,5,5` and `2,5,5`.
+    Memory,
 }
-use As::{Flavors, Intervals, Lifetimes, Nodes, Pods, Requests, Vbp};
+use As::{Cpu, Flavors, Intervals, Lifetimes, Memory, Nodes, Pods, Requests, Vbp, Vms};
 
 const NODES: &str = "sn,cpu_milli,memory_mib,gpu,model\n";
+const VMS: &str = "vm,cores,mem_cap_mb\n";
 const PODS: &str = "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec\n";
 
 /// So small that tests exceed them; a line of 64 bytes, 2 KiB in all.
@@ -63,6 +70,21 @@ fn read(kind: As, path: &Path, limits: &Limits) -> Result<(), ReadError> {
         Intervals => azure::intervals(path, limits).map(|_| ()),
         Requests => requests(path, &beside("0 U0,U0,|,C1\n300 U1\n")),
         Lifetimes => requests(&beside("0 a,b,|,a\n300 b\n"), path),
+        Vms | Cpu | Memory => {
+            let list = format!("{VMS}1,1,1\n2,1,1\n");
+            let matrix = if matches!(kind, Vms) { "1,5\n2,5\n" } else { "1,5,5\n2,5,5\n" };
+            // `path` itself is opened, so that errors name it; the others lie beside it.
+            let open = |is: As, text: &str| {
+                if is as u8 == kind as u8 {
+                    return source::lines(path, limits);
+                }
+                let beside = path.with_extension(format!("{is:?}"));
+                fs::write(&beside, text).unwrap();
+                source::lines(&beside, limits)
+            };
+            let (list, cpu) = (open(Vms, &list)?, open(Cpu, matrix)?);
+            bitbrains::read_from(list, cpu, open(Memory, matrix)?, limits).map(|_| ())
+        }
     }
 }
 
@@ -130,6 +152,37 @@ const BROKEN: &[Case] = &[
     (Lifetimes, &["0 U0,U1,|,C1\n"], 2, 1, "found the end of the file"),
     (Lifetimes, &["0 U0,U1,|,C1\n300 U1\n600 U0\n"], 3, 1, "no more lines than there are of"),
     (Lifetimes, &["0 U0,\u{e9},|,C1\n300 U1\n"], 1, 6, "found `\u{e9}`"),
+    (Vms, &[""], 1, 1, "expected the titles vm,cores,mem_cap_mb, found the end of the file"),
+    (Vms, &["vm,cores\n1,1\n"], 1, 1, "with `mem_cap_mb`"),
+    (Vms, &[VMS, "1,1\n"], 2, 4, "expected 3 cells as in the first line"),
+    (Vms, &[VMS, "1,1,1,1\n"], 2, 7, "expected 3 cells as in the first line, found `1`"),
+    (Vms, &[VMS, "x,1,1\n"], 2, 1, "a VM's number, a whole number from 0 to"),
+    (Vms, &[VMS, "-1,1,1\n"], 2, 1, "found `-1`"),
+    (Vms, &[VMS, "1,1.5,1\n"], 2, 3, "cores, a whole number from 0 to 65536, found `1.5`"),
+    (Vms, &[VMS, "1,99999999999999999999,1\n"], 2, 3, "cores, a whole number"),
+    (Vms, &[VMS, "1,1,\n"], 2, 5, "memory in MB, a number such as 2048 or 686.5, found nothing"),
+    (Vms, &[VMS, "1,1,1GiB\n"], 2, 5, "memory in MB"),
+    (Vms, &[VMS, "1,1,-1\n"], 2, 5, "memory in MB"),
+    (Vms, &[VMS, "1,1,1.2.3\n"], 2, 5, "memory in MB"),
+    (Vms, &[VMS, "1,1,1e9\n"], 2, 5, "memory in MB"),
+    (Vms, &[VMS, "1,1,99999999999\n"], 2, 5, "memory in MB"),
+    (Vms, &[VMS, "1,1,1\n1,1,1\n"], 3, 1, "a number that no other VM has, found `1`"),
+    (Cpu, &[""], 1, 1, "a line for each VM of the list, found the end of the file"),
+    (Cpu, &["1,5,5\n"], 2, 1, "a line for each VM of the list, found the end of the file"),
+    (Cpu, &["1,5,5\n1,5,5\n"], 2, 1, "the number of a VM of the list, each on one line"),
+    (Cpu, &["3,5,5\n2,5,5\n"], 1, 1, "the number of a VM of the list, each on one line"),
+    (Cpu, &[",5,5\n2,5,5\n"], 1, 1, "a VM's number, a whole number from 0"),
+    (Cpu, &["1\n2,5,5\n"], 1, 2, "and one at least, found the end of the line"),
+    (Cpu, &["1,5,5\n2,5\n"], 2, 4, "as many slots as on the lines before, and one at least"),
+    (Cpu, &["1,5,5\n2,5,5,7\n"], 2, 7, "as many slots as on the lines before, found `7`"),
+    (Cpu, &["1,5,-5\n2,5,5\n"], 1, 5, "MHz, a whole number from 0 to 4294967295, found `-5`"),
+    (Cpu, &["1,5,5.5\n2,5,5\n"], 1, 5, "MHz, a whole number"),
+    (Cpu, &["1,5, 5\n2,5,5\n"], 1, 5, "MHz, a whole number"),
+    (Cpu, &["1,5,4294967296\n2,5,5\n"], 1, 5, "found `4294967296`"),
+    (Cpu, &["1,5,NaN\n2,5,5\n"], 1, 5, "found `NaN`"),
+    (Memory, &["1,5,5\n2,x,5\n"], 2, 3, "MB, a whole number from 0 to 4294967295, found `x`"),
+    (Memory, &["1,5,5,5\n2,5,5,5\n"], 1, 7, "as many slots as on the lines before, found `5`"),
+    (Memory, &["2,5,5\n"], 2, 1, "a line for each VM of the list"),
 ];
 
 /// The place in words, as every error begins.
@@ -139,7 +192,7 @@ fn place(path: &Path, line: u64, column: usize) -> String {
 
 #[test]
 fn whatever_is_wrong_is_named_with_its_file_line_and_column() {
-    assert!(BROKEN.len() >= 50);
+    assert!(BROKEN.len() >= 80);
     let folder = tempfile::tempdir().unwrap();
     let mut wrong = Vec::new();
     for (number, (kind, parts, line, column, says)) in BROKEN.iter().enumerate() {
@@ -185,7 +238,7 @@ fn chain(error: &ReadError) -> String {
 #[test]
 fn bytes_that_are_no_text_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    for kind in [Vbp, Nodes, Pods, Flavors, Intervals, Requests, Lifetimes] {
+    for kind in [Vbp, Nodes, Pods, Flavors, Intervals, Requests, Lifetimes, Vms, Cpu] {
         let path = written(folder.path(), "bytes", b"\n\n1 \xff\xfe\0");
         let said = read(kind, &path, &Limits::default()).unwrap_err().to_string();
         assert!(said.starts_with(&format!("{}, line ", path.display())), "{kind:?}: {said}");
@@ -337,6 +390,32 @@ fn files_that_cannot_be_opened_are_named() {
 }
 
 #[test]
+fn what_vms_used_is_read_plain_or_compressed() {
+    let folder = tempfile::tempdir().unwrap();
+    // VM 3 has no cores and VM 4 no memory: they are left out.
+    let list = "vm,owner,cores,mem_cap_mb\n7,a,2,686.5\n3,b,0,64\n4,b,1,0.0\n5,c,1,64\n";
+    written(folder.path(), "vms.csv", list.as_bytes());
+    written(folder.path(), "cpu_mhz.csv", b"3,1,1,1\n4,1,1,1\n5,7,8,9\n7,1,,3\n");
+    let memory = xz(b"7,,20,30\r\n5,0,0,\n3,,,\n4,1,1,1");
+    written(folder.path(), "mem_mb.csv.xz", &memory);
+    let vms = bitbrains::read(folder.path(), &Limits::default()).unwrap();
+    assert_eq!(vms.iter().map(|vm| vm.id).collect::<Vec<_>>(), [5, 7]);
+    assert_eq!(vms[1].cpu.0, 2000);
+    assert_eq!(vms[1].memory.0, (1 << 20) * 6865 / 10);
+    assert_eq!(vms[1].cpu_mhz, [Some(1), None, Some(3)]);
+    assert_eq!(vms[0].memory_mib, [Some(0), Some(0), None]);
+    let read = || bitbrains::read(folder.path(), &Limits::default()).unwrap_err().to_string();
+    written(folder.path(), "mem_mb.csv.xz", &memory[..memory.len() - 3]);
+    assert!(read().contains("mem_mb.csv.xz, line "), "{}", read());
+    written(folder.path(), "vms.csv", b"vm,cores,mem_cap_mb\n");
+    written(folder.path(), "cpu_mhz.csv", b"");
+    written(folder.path(), "mem_mb.csv", b"");
+    assert!(read().ends_with("vms.csv: there is no VM with cores and memory in it"), "{}", read());
+    fs::remove_file(folder.path().join("cpu_mhz.csv")).unwrap();
+    assert!(read().starts_with("cannot open ") && read().ends_with("cpu_mhz.csv"), "{}", read());
+}
+
+#[test]
 fn requests_and_lifetimes_find_each_other() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -400,9 +479,9 @@ proptest! {
     #[test]
     fn no_text_of_the_right_letters_makes_a_reader_panic(
         text in "[0-9a-zUC|,.\"\n\r -]{0,120}",
-        title in 0..3_usize,
+        title in 0..4_usize,
     ) {
-        every_reader(format!("{}{text}", ["", NODES, PODS][title]).as_bytes());
+        every_reader(format!("{}{text}", ["", NODES, PODS, VMS][title]).as_bytes());
     }
 }
 
@@ -412,6 +491,9 @@ fn every_reader(bytes: &[u8]) {
     let _ = vbp::read(&mut lines(), &limits);
     let _ = openb::nodes_from(lines(), &limits);
     let _ = openb::pods_from(lines(), &limits);
+    let _ = bitbrains::read_from(lines(), lines(), lines(), &limits);
+    let vms = || Lines::new("vms".to_owned(), "vm,cores,mem_cap_mb\n1,1,1\n".as_bytes(), &limits);
+    let _ = bitbrains::read_from(vms(), lines(), lines(), &limits);
     let _ = azure::flavors_from(lines());
     let _ = azure::intervals_from(lines());
     let flavors = azure::flavors_from(text("map", "1,2 a\n2,4 b\n", &limits)).unwrap();
