@@ -218,7 +218,7 @@ const CASES: &[Case] = &[
     (&["simulate", "overcommit", "--format", "bitbrains"], 2, "<DIR>"),
     (&["simulate", "overcommit", "--format", "csv"], 2, "possible values: bitbrains"),
     (&["simulate", "overcommit", "--host-cores", "0"], 2, "from 1 to 1000000 cores"),
-    (&["simulate", "overcommit", "--host-memory", "1TB"], 2, "is not a unit"),
+    (&["simulate", "overcommit", "--host-memory", "1XB"], 2, "is not a unit"),
     (&["simulate", "overcommit", "--host-memory", "1KiB"], 2, "from 1MiB to 1024TiB"),
     (&["simulate", "overcommit", "--host-mhz", "1"], 2, "1 is not in 100..=100000"),
     (&["simulate", "overcommit", "--policy", "p99"], 2, "`p99` is not a policy of overcommitment"),
