@@ -22,8 +22,8 @@
 use serde::{Deserialize, Serialize};
 
 use plimsoll_model::{
-    Bytes, Cidr, Deflation, Elastic, HostId, HostSpec, ImageFile, Interface, MilliCores, Name,
-    NetworkId, Power, ProjectId, Resources, RestartPolicy, Timestamp, VmId,
+    Amount, Bytes, Cidr, Deflation, HostId, HostSpec, ImageFile, Interface, Level, MilliCores,
+    Name, NetworkId, Power, ProjectId, Resources, RestartPolicy, Timestamp, VmId,
 };
 
 use crate::guest::Facts;
@@ -254,26 +254,13 @@ pub struct DeflationOutcome {
     /// The VM's generation at which it was asked for.
     pub generation: u64,
     /// What was to be taken.
-    pub wanted: Elastic,
+    pub wanted: Amount,
     /// What each level gave, in the order in which they were asked.
     pub levels: Vec<LevelOutcome>,
     /// What nobody gave.
-    pub missing: Elastic,
+    pub missing: Amount,
     /// How long all of it took, in milliseconds.
     pub took_ms: u64,
-}
-
-/// A level that can give back what a VM has: the higher it is, the better it knows what is of use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub enum Level {
-    /// The applications in the guest, by their hooks. What they free the guest's kernel then gives.
-    Application,
-    /// The guest's kernel: its balloon, elastic memory, vCPUs that it no longer runs on.
-    Guest,
-    /// The host, without the guest's help: pages written to swap, less CPU time.
-    Host,
 }
 
 /// What one level gave.
@@ -283,7 +270,7 @@ pub struct LevelOutcome {
     /// Which level.
     pub level: Level,
     /// What it gave. Of [`Level::Application`]: what its hooks say that they freed.
-    pub gave: Elastic,
+    pub gave: Amount,
     /// How long it took, in milliseconds.
     pub took_ms: u64,
     /// What there is to say, such as why it gave nothing.

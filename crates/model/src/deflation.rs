@@ -1,9 +1,12 @@
 //! What is taken from a running VM for a time, of what it is promised.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
+    amount::Amount,
     resources::Resources,
     units::{Bytes, MilliCores},
 };
@@ -27,24 +30,26 @@ pub struct Deflation {
     pub within_ms: u64,
 }
 
-/// Amounts of what a running VM can give.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// A level that can give back what a VM has: the higher it is, the better it knows what is of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct Elastic {
-    /// Memory.
-    pub memory: Bytes,
-    /// CPU.
-    pub cpu: MilliCores,
+pub enum Level {
+    /// The applications in the guest, by their hooks. What they free the guest's kernel then gives.
+    Application,
+    /// The guest's kernel: its balloon, elastic memory, vCPUs that it no longer runs on.
+    Guest,
+    /// The host, without the guest's help: pages written to swap, less CPU time.
+    Host,
 }
 
-impl Elastic {
-    /// What of these is left when `other` is taken away; nothing becomes negative.
-    #[must_use]
-    pub const fn without(self, other: Self) -> Self {
-        Self {
-            memory: Bytes(self.memory.0.saturating_sub(other.memory.0)),
-            cpu: MilliCores(self.cpu.0.saturating_sub(other.cpu.0)),
-        }
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Application => "application",
+            Self::Guest => "guest",
+            Self::Host => "host",
+        })
     }
 }
 
@@ -92,12 +97,12 @@ impl Deflation {
 
     /// How much that is of what a VM is promised.
     #[must_use]
-    pub fn of(&self, promised: &Resources) -> Elastic {
+    pub fn of(&self, promised: &Resources) -> Amount {
         let part = |amount: u64, percent: u8| {
             let part = u128::from(amount) * u128::from(percent.min(MAX_DEFLATION_PERCENT)) / 100;
             u64::try_from(part).unwrap_or(amount)
         };
-        Elastic {
+        Amount {
             memory: Bytes(part(promised.memory.get(), self.memory_percent)),
             cpu: MilliCores(part(promised.cpu.get(), self.cpu_percent)),
         }
@@ -116,9 +121,9 @@ mod tests {
         let promised =
             Resources { memory: Bytes(1000), cpu: MilliCores(u64::MAX), ..Resources::default() };
         let taken = ASKED.of(&promised);
-        assert_eq!(taken, Elastic { memory: Bytes(400), cpu: MilliCores(u64::MAX / 2) });
-        let left = Elastic { memory: Bytes(500), cpu: MilliCores(7) }.without(taken);
-        assert_eq!(left, Elastic { memory: Bytes(100), cpu: MilliCores(0) });
+        assert_eq!(taken, Amount { memory: Bytes(400), cpu: MilliCores(u64::MAX / 2) });
+        let left = Amount { memory: Bytes(500), cpu: MilliCores(7) }.saturating_sub(taken);
+        assert_eq!(left, Amount { memory: Bytes(100), cpu: MilliCores(0) });
     }
 
     #[test]

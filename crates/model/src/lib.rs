@@ -1,12 +1,14 @@
 //! The nouns of Plimsoll.
 //!
 //! Everything that more than one room of the house talks about is defined here and nowhere else:
-//! units, resource vectors, VMs, hosts, projects, networks, images, constraints and events, and the
-//! state machines with their legal transitions. The crate is pure: no clock, no I/O, no randomness;
-//! times and ids come in as arguments.
+//! units, resource vectors, VMs and their elasticity, hosts, projects, networks, images, constraints
+//! and events, and the state machines with their legal transitions. The crate is pure: no clock, no
+//! I/O, no randomness; times and ids come in as arguments.
 
+pub mod amount;
 pub mod constraint;
 pub mod deflation;
+pub mod elasticity;
 pub mod event;
 pub mod host;
 pub mod id;
@@ -19,8 +21,12 @@ pub mod resources;
 pub mod units;
 pub mod vm;
 
+pub use amount::Amount;
 pub use constraint::{Constraint, ExclusiveAgainst, Rule, Scope, Strength};
-pub use deflation::{Deflation, Elastic, InvalidDeflation};
+pub use deflation::{Deflation, InvalidDeflation, Level};
+pub use elasticity::{
+    Elasticity, ElasticityError, Fraction, InvalidCurve, UtilityCurve, UtilityCurves, UtilityPoint,
+};
 pub use event::{Event, EventKind, Severity, Subject};
 pub use host::{Fencing, Host, HostEvent, HostPhase, HostSpec, IllegalHostTransition, StoragePool};
 pub use id::{EventSequence, HostId, ImageId, NetworkId, ProjectId, TokenId, VmId};

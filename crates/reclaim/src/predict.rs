@@ -34,7 +34,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use plimsoll_model::{Bytes, MilliCores, VmId};
+use plimsoll_model::{Amount, VmId};
 
 use class::{Class, Classes};
 use history::{Cell, History};
@@ -51,35 +51,6 @@ pub const CHANGES: u64 = 144;
 
 /// Scenarios of [`Horizon::Week`].
 pub const PERIODS: u64 = WEEK / SLOTS_IN_PERIOD;
-
-/// CPU and memory: what a VM uses or is promised, or what a host has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Cores, in thousandths.
-    pub cpu: MilliCores,
-    /// Memory.
-    pub memory: Bytes,
-}
-
-impl Usage {
-    /// The sum, or the largest values where it does not fit.
-    #[must_use]
-    pub const fn saturating_add(self, other: Self) -> Self {
-        Self {
-            cpu: self.cpu.saturating_add(other.cpu),
-            memory: self.memory.saturating_add(other.memory),
-        }
-    }
-
-    /// The difference, never below zero.
-    #[must_use]
-    pub const fn saturating_sub(self, other: Self) -> Self {
-        Self {
-            cpu: self.cpu.saturating_sub(other.cpu),
-            memory: self.memory.saturating_sub(other.memory),
-        }
-    }
-}
 
 /// How often a host may be short: shares of all slots, from 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -108,7 +79,7 @@ pub enum Horizon {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peak {
     /// How much.
-    pub usage: Usage,
+    pub usage: Amount,
     /// Why so much.
     pub basis: Basis,
 }
@@ -124,7 +95,7 @@ pub struct Basis {
     pub by_size: usize,
     /// The sum of what each VM alone will ask for at most at the same risk: what it is above the
     /// peak comes of VMs not asking at the same time.
-    pub each_alone: Usage,
+    pub each_alone: Amount,
 }
 
 /// Remembers what VMs used, and predicts from it.
@@ -146,7 +117,7 @@ impl Predictor {
     /// States what a VM of a size used in a slot. Several samples of one slot count as their
     /// maximum; one of a slot before the VM's last is left out. Slots without a sample count as the
     /// one before them; after a week without, the history begins anew.
-    pub fn observe(&mut self, slot: u64, vm: VmId, size: Usage, used: Usage) {
+    pub fn observe(&mut self, slot: u64, vm: VmId, size: Amount, used: Amount) {
         self.now = self.now.max(slot);
         let used = Cell::of(used).within(Cell::of(size));
         self.classes.observe(Class::of(size), Cell::of(size), used);
@@ -165,14 +136,14 @@ impl Predictor {
 
     /// What a VM of a size may ask for.
     #[must_use]
-    pub fn outlook(&self, vm: VmId, size: Usage, horizon: Horizon) -> Outlook {
+    pub fn outlook(&self, vm: VmId, size: Amount, horizon: Horizon) -> Outlook {
         self.outlook_and_basis(vm, size, horizon).0
     }
 
     /// What VMs of these sizes will ask for at most when they share a host: more than that in at
     /// most a share of `risk` of the slots.
     #[must_use]
-    pub fn peak(&self, vms: &[(VmId, Usage)], risk: Risk, horizon: Horizon) -> Peak {
+    pub fn peak(&self, vms: &[(VmId, Amount)], risk: Risk, horizon: Horizon) -> Peak {
         let mut together = Outlook::nothing(horizon);
         let mut basis = Basis::default();
         for (vm, size) in vms {
@@ -188,7 +159,7 @@ impl Predictor {
         Peak { usage: together.peak(risk), basis }
     }
 
-    fn outlook_and_basis(&self, vm: VmId, size: Usage, horizon: Horizon) -> (Outlook, Known) {
+    fn outlook_and_basis(&self, vm: VmId, size: Amount, horizon: Horizon) -> (Outlook, Known) {
         let size_cell = Cell::of(size);
         let history = self.histories.get(&vm);
         let class = Class::of(size);

@@ -24,8 +24,8 @@ mod policy;
 #[cfg(test)]
 mod tests;
 
-use plimsoll_model::{Bytes, MilliCores, VmId};
-use plimsoll_reclaim::predict::{Outlook, Risk, Usage, WEEK, admit::Room};
+use plimsoll_model::{Amount, Bytes, MilliCores, VmId};
+use plimsoll_reclaim::predict::{Outlook, Risk, WEEK, admit::Room};
 use serde::Serialize;
 use thiserror::Error;
 use uuid::Uuid;
@@ -48,7 +48,7 @@ const DAY: usize = 288;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Host {
     /// Cores and memory.
-    pub capacity: Usage,
+    pub capacity: Amount,
     /// The clock of a core, in MHz: by it, MHz of the trace become cores.
     pub mhz: u32,
 }
@@ -116,8 +116,8 @@ pub struct Progress {
 #[derive(Clone, Debug)]
 struct Vm {
     id: VmId,
-    size: Usage,
-    used: Vec<Usage>,
+    size: Amount,
+    used: Vec<Amount>,
 }
 
 /// VMs on hosts, to be tried with one policy after the other.
@@ -247,9 +247,9 @@ impl Experiment {
 
 impl Vm {
     fn new(recorded: &bitbrains::Vm, mhz: u32) -> Self {
-        let size = Usage { cpu: recorded.cpu, memory: recorded.memory };
+        let size = Amount { cpu: recorded.cpu, memory: recorded.memory };
         let mhz = u64::from(mhz.max(1));
-        let mut last = Usage::default();
+        let mut last = Amount::default();
         let samples = recorded.cpu_mhz.iter().zip(&recorded.memory_mib);
         let used = samples.map(|(cpu, memory)| {
             if let Some(cpu) = cpu {
@@ -310,7 +310,7 @@ impl Tally {
     fn add(&mut self, vms: &[Vm], slot: usize, fleet: &Fleet) -> u64 {
         let mut used = vec![[0_u64; 2]; fleet.hosts()];
         for (vm, host) in vms.iter().zip(fleet.at()) {
-            let Usage { cpu, memory } = vm.used[slot];
+            let Amount { cpu, memory } = vm.used[slot];
             used[*host][0] += cpu.0;
             used[*host][1] += memory.0;
         }
@@ -340,8 +340,8 @@ impl Tally {
     clippy::cast_precision_loss,
     reason = "casts of floats saturate, and less than a byte in 8 PiB is lost"
 )]
-fn scaled(amount: Usage, times: f64) -> Usage {
-    Usage {
+fn scaled(amount: Amount, times: f64) -> Amount {
+    Amount {
         cpu: MilliCores((amount.cpu.0 as f64 * times) as u64),
         memory: Bytes((amount.memory.0 as f64 * times) as u64),
     }

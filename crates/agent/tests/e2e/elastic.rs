@@ -1,7 +1,7 @@
 //! VMs that give back what they have, and get it again, while they work.
 
-use plimsoll_api::cluster::{DesiredPresent, Level, ObservedVm};
-use plimsoll_model::{Bytes, Deflation, Elastic, MilliCores, VmId};
+use plimsoll_api::cluster::{DesiredPresent, ObservedVm};
+use plimsoll_model::{Amount, Bytes, Deflation, Level, MilliCores, VmId};
 
 use crate::support::{Host, MIB, desired, new_vm, present};
 
@@ -139,12 +139,12 @@ async fn applications_give_before_the_kernel_and_the_kernel_before_the_host() {
     let outcome = observed.deflation.unwrap();
     eprintln!("{outcome:#?}");
     let gave: Vec<_> = outcome.levels.iter().map(|level| (level.level, level.gave)).collect();
-    let of = |mib, cpu| Elastic { memory: Bytes(mib * MIB), cpu: MilliCores(cpu) };
+    let of = |mib, cpu| Amount { memory: Bytes(mib * MIB), cpu: MilliCores(cpu) };
     assert_eq!(
         gave,
         [(Level::Application, of(64, 0)), (Level::Guest, of(128, 1000)), (Level::Host, of(0, 500))]
     );
-    assert_eq!((outcome.generation, outcome.missing), (2, Elastic::default()));
+    assert_eq!((outcome.generation, outcome.missing), (2, Amount::default()));
     let limits = observed.limits.unwrap();
     assert_eq!((limits.memory, limits.cpu), (Some(Bytes(128 * MIB)), Some(MilliCores(500))));
     assert_eq!(host.exec(vm, &["nproc"]).await, "1");
@@ -205,7 +205,7 @@ async fn a_guest_keeps_what_it_needs_and_one_that_is_silent_is_not_asked() {
     let observed = is_now(&host, vm, 4).await;
     let outcome = observed.deflation.unwrap();
     for level in &outcome.levels[..2] {
-        assert_eq!(level.gave, Elastic::default());
+        assert_eq!(level.gave, Amount::default());
         assert_eq!(level.note.as_deref(), Some("its agent does not answer"));
     }
     assert_eq!(outcome.levels[2].gave.cpu, MilliCores(1500));

@@ -293,6 +293,15 @@ Examples:
   plimsoll bench placement --hosts 1000000 --mix arbitrary --policy l2-diff --verify 2000 --json
   plimsoll bench placement --policy first-fit,most-free,least-free --constraints anti")]
     Placement(BenchPlacementArgs),
+    /// Plans of who gives back how much on one host
+    #[command(after_help = "\
+The VMs of all classes are promised more than the host has. Their loads change from round to round,
+and they follow the plans. What is timed is a plan for all of them.
+
+Examples:
+  plimsoll bench reclaim --vms 1000 --json
+  plimsoll bench reclaim --vms 100 --promised-percent 400")]
+    Reclaim(BenchReclaimArgs),
 }
 
 /// The sizes of the VMs of a benchmark.
@@ -363,6 +372,26 @@ pub(crate) struct BenchPlacementArgs {
           value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub(crate) verify: u32,
     /// What the VMs are drawn with
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+/// Measures plans for one host.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchReclaimArgs {
+    /// How many VMs the host runs
+    #[arg(long, value_name = "N", default_value_t = 1000,
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) vms: u32,
+    /// How many plans are measured
+    #[arg(long, value_name = "M", default_value_t = 2000,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) rounds: u32,
+    /// How much of the host's memory is promised, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 200,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) promised_percent: u32,
+    /// What the VMs and their loads are drawn with
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
 }

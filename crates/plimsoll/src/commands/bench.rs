@@ -50,6 +50,7 @@ use crate::{
 };
 
 pub(super) mod placement;
+pub(super) mod reclaim;
 
 const START_LIMIT: Duration = Duration::from_secs(120);
 const DISK: [u8; 4096] = [0; 4096];
@@ -279,6 +280,10 @@ fn milliseconds(time: Duration) -> f64 {
 fn quantile(sorted: &[Duration], percent: usize) -> Duration {
     let rank = (sorted.len() * percent).div_ceil(100).max(1) - 1;
     sorted.get(rank).copied().unwrap_or_default()
+}
+
+fn microseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
 }
 
 fn project() -> anyhow::Result<Name> {

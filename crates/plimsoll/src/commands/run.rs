@@ -198,6 +198,9 @@ pub(crate) async fn bench(command: BenchCommand, output: Output) -> Outcome {
         BenchCommand::Placement(args) => {
             tokio::task::block_in_place(|| super::bench::placement::placement(&args, output))
         }
+        BenchCommand::Reclaim(args) => {
+            tokio::task::block_in_place(|| super::bench::reclaim::reclaim(&args, output))
+        }
         BenchCommand::Manager(args) => super::bench::manager(&args, output).await,
     }
 }

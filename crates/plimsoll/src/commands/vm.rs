@@ -9,7 +9,7 @@ use plimsoll_api::{
     Client, ErrorBody,
     v1::{CreateVmsRequest, DeflateVmRequest, SetVmRequest, StopVmRequest, VmView},
 };
-use plimsoll_model::{Elastic, Name};
+use plimsoll_model::{Amount, Name};
 use serde::Serialize;
 
 use super::{
@@ -204,10 +204,10 @@ async fn deflate(args: &DeflateArgs, connection: &Connection, output: Output) ->
         .filter(|outcome| outcome.generation == vm.generation)
         .ok_or_else(|| Failure::new(format!("vm `{name}` was changed or stopped meanwhile")))?;
     output.show(&outcome, output::vm::deflation)?;
-    if outcome.missing == Elastic::default() {
+    if outcome.missing == Amount::default() {
         return Ok(());
     }
-    let Elastic { memory, cpu } = outcome.missing;
+    let Amount { memory, cpu } = outcome.missing;
     Err(Failure::new(format!("{memory} of memory and {cpu} of CPU could not be taken"))
         .context(format!("vm `{name}` is deflated only in part"))
         .hint("what was taken stays taken until `plimsoll vm inflate`"))

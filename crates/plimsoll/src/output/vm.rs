@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
-use plimsoll_api::cluster::{DeflationOutcome, Level};
+use plimsoll_api::cluster::DeflationOutcome;
 use plimsoll_api::v1::{BookingView, Reservation, ReservationState, VmView};
-use plimsoll_model::{Deflation, Elastic, Element, Power, Resources, VmPhase};
+use plimsoll_model::{Amount, Deflation, Element, Level, Power, Resources, VmPhase};
 
 use super::{Output, Tone, age, instant, or_dash, tame};
 
@@ -189,7 +189,7 @@ pub(crate) fn deflation(output: &Output, outcome: &DeflationOutcome) -> String {
             output.cell(note, Tone::Plain),
         ]);
     }
-    let missing = outcome.missing != Elastic::default();
+    let missing = outcome.missing != Amount::default();
     for (what, amount, tone) in [
         ("wanted", outcome.wanted, Tone::Plain),
         ("missing", outcome.missing, if missing { Tone::Bad } else { Tone::Good }),
@@ -214,9 +214,9 @@ fn deflated(vm: &VmView) -> Option<String> {
     let asked = format!("{memory_percent}% of memory, {cpu_percent}% of CPU asked for");
     Some(match &vm.deflation_outcome {
         None => format!("{asked}; under way"),
-        Some(outcome) if outcome.missing == Elastic::default() => format!("{asked}, and taken"),
+        Some(outcome) if outcome.missing == Amount::default() => format!("{asked}, and taken"),
         Some(outcome) => {
-            let Elastic { memory, cpu } = outcome.missing;
+            let Amount { memory, cpu } = outcome.missing;
             format!("{asked}; {memory} and {cpu} could not be taken")
         }
     })

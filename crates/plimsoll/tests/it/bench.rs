@@ -1,4 +1,4 @@
-//! `plimsoll bench placement` on a cluster that is small enough for every decision to be verified.
+//! `plimsoll bench` on what is small enough for every decision to be verified, or looked at.
 
 use serde_json::Value;
 
@@ -33,4 +33,20 @@ fn placement_is_measured_and_every_decision_is_that_of_a_scan() {
             assert_eq!(report["constraints"], constraints);
         }
     }
+}
+
+#[test]
+fn plans_for_one_host_are_measured() {
+    let home = tempfile::tempdir().unwrap();
+    let args = ["bench", "reclaim", "--vms", "40", "--rounds", "60", "--json"];
+    let ran = run_in(home.path(), &args);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    for key in ["p50_us", "p99_us", "max_us"] {
+        assert!(report[key].as_f64().unwrap() > 0.0, "{key}: {report}");
+    }
+    let count = |key: &str| report[key].as_u64().unwrap();
+    assert_eq!((count("vms"), count("rounds")), (40, 60));
+    assert_eq!(count("high") + count("soft") + count("hard") + count("low"), 60, "{report}");
+    assert!(count("needed") > 0, "{report}");
 }

@@ -5,16 +5,14 @@
 //! all memory that was promised has a place to be: the host's memory, its swap, or free memory of
 //! other hosts to move to. CPU needs no such place: who waits for a core loses time, not data.
 
-use plimsoll_model::{Bytes, MilliCores};
+use plimsoll_model::{Amount, Bytes, MilliCores};
 use thiserror::Error;
-
-use super::Usage;
 
 /// What a host has for its VMs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Room {
     /// Its cores and its memory.
-    pub capacity: Usage,
+    pub capacity: Amount,
     /// Where memory can go beside that: its swap, and what is kept free for it on other hosts.
     pub refuge: Bytes,
 }
@@ -58,7 +56,7 @@ pub enum Refusal {
 ///
 /// # Errors
 /// The first reason why it cannot.
-pub fn admit(room: &Room, committed: Usage, peak: Usage) -> Result<(), Refusal> {
+pub fn admit(room: &Room, committed: Amount, peak: Amount) -> Result<(), Refusal> {
     let Room { capacity, refuge } = *room;
     if peak.cpu > capacity.cpu {
         return Err(Refusal::Cpu { peak: peak.cpu, capacity: capacity.cpu });

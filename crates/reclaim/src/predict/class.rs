@@ -6,9 +6,10 @@
 //! a place of the VM's own: together they have the distribution of the class, and new VMs are not
 //! expected to be busy at the same instants.
 
+use plimsoll_model::Amount;
 use std::collections::BTreeMap;
 
-use super::{Usage, WEEK, history::Cell};
+use super::{WEEK, history::Cell};
 
 /// Shares are remembered in steps of 1/64 of the size, each counted with its upper end.
 const STEPS: u32 = 64;
@@ -27,7 +28,7 @@ pub(super) struct Class {
 }
 
 impl Class {
-    pub(super) fn of(size: Usage) -> Self {
+    pub(super) fn of(size: Amount) -> Self {
         let exponent = |amount: u32| amount.checked_next_power_of_two().map_or(32, u32::ilog2);
         let size = Cell::of(size);
         Self { cpu: exponent(size.cpu), memory: exponent(size.memory) }

@@ -1,9 +1,9 @@
 //! What one VM used: every slot of the last half day, and the highest of each half hour of the last
 //! week.
 
-use plimsoll_model::{Bytes, MilliCores};
+use plimsoll_model::{Amount, Bytes, MilliCores};
 
-use super::{CHANGES, PERIODS, SLOTS_IN_PERIOD, Usage, WEEK};
+use super::{CHANGES, PERIODS, SLOTS_IN_PERIOD, WEEK};
 
 /// Slots that are kept one by one: a change needs the slot before it.
 const RECENT: u64 = CHANGES + 1;
@@ -19,7 +19,7 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    pub(super) fn of(usage: Usage) -> Self {
+    pub(super) fn of(usage: Amount) -> Self {
         let fit = |amount: u64| u32::try_from(amount).unwrap_or(u32::MAX);
         Self { cpu: fit(usage.cpu.0), memory: fit(usage.memory.0.div_ceil(MIB)) }
     }
@@ -54,8 +54,8 @@ impl Cell {
     clippy::cast_sign_loss,
     reason = "whole numbers from 0 on, and casts of floats saturate"
 )]
-pub(super) fn usage(cpu: f64, memory: f64) -> Usage {
-    Usage { cpu: MilliCores(cpu as u64), memory: Bytes((memory as u64).saturating_mul(MIB)) }
+pub(super) fn usage(cpu: f64, memory: f64) -> Amount {
+    Amount { cpu: MilliCores(cpu as u64), memory: Bytes((memory as u64).saturating_mul(MIB)) }
 }
 
 /// Bytes in MiB, as outlooks count them.

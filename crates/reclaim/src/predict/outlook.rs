@@ -1,9 +1,10 @@
 //! What may come, as scenarios.
 
 use super::{
-    CHANGES, Horizon, PERIODS, Risk, Usage,
+    CHANGES, Horizon, PERIODS, Risk,
     history::{Cell, mib, usage},
 };
+use plimsoll_model::Amount;
 
 /// What a VM, or VMs together, may ask for: a list of scenarios, each as likely as the other. The
 /// same place of all lists of one predictor and horizon is the same instant, so that they can be
@@ -31,7 +32,7 @@ impl Outlook {
     /// One scenario: so much is certain. What [`relieve`](super::relieve::relieve) is given where
     /// VMs are booked with an amount.
     #[must_use]
-    pub fn certain(booked: Usage) -> Self {
+    pub fn certain(booked: Amount) -> Self {
         Self::collect(std::iter::once(Cell::of(booked)))
     }
 
@@ -69,13 +70,13 @@ impl Outlook {
 
     /// The amounts that at most a share of `risk` of the scenarios exceeds, of each by itself.
     #[must_use]
-    pub fn peak(&self, risk: Risk) -> Usage {
+    pub fn peak(&self, risk: Risk) -> Amount {
         usage(exceeded_by(&self.cpu, risk.cpu), exceeded_by(&self.memory, risk.memory))
     }
 
     /// In which share of the scenarios more CPU, and more memory, is asked for than there is.
     #[must_use]
-    pub fn short(&self, capacity: Usage) -> Risk {
+    pub fn short(&self, capacity: Amount) -> Risk {
         let share = |amounts: &[f64], capacity: f64| {
             let short = amounts.iter().filter(|amount| **amount > capacity).count();
             float(short) / float(amounts.len().max(1))
@@ -88,14 +89,14 @@ impl Outlook {
 
     /// The amounts that are exceeded in half of the scenarios at most.
     #[must_use]
-    pub fn median(&self) -> Usage {
+    pub fn median(&self) -> Amount {
         self.peak(Risk { cpu: 0.5, memory: 0.5 })
     }
 }
 
 /// Thousandths of cores as outlooks count them.
 #[expect(clippy::cast_precision_loss, reason = "no host has 2^53 thousandths of cores")]
-pub(super) const fn millicores(capacity: Usage) -> f64 {
+pub(super) const fn millicores(capacity: Amount) -> f64 {
     capacity.cpu.0 as f64
 }
 

@@ -14,7 +14,8 @@
 //! A pure function of what is predicted: it knows neither time nor where predictions come from.
 //! Cost: `O(VMs of a host x hosts x scenarios)` a move, `O(CANDIDATES x VMs x scenarios)` a swap.
 
-use super::{Outlook, Usage, history::mib, outlook::millicores};
+use super::{Outlook, history::mib, outlook::millicores};
+use plimsoll_model::Amount;
 
 /// How many of a host's VMs are looked at for a swap: those that ask for most.
 const CANDIDATES: usize = 64;
@@ -48,7 +49,7 @@ pub struct Move {
 
 /// The moves that relieve hosts, in an order in which they can be made. `at` says on which host each
 /// VM is, and afterwards where it will be. VMs on hosts that there are not are left alone.
-pub fn relieve(hosts: &[Usage], vms: &[Outlook], at: &mut [usize], aim: &Aim) -> Vec<Move> {
+pub fn relieve(hosts: &[Amount], vms: &[Outlook], at: &mut [usize], aim: &Aim) -> Vec<Move> {
     let mut books = Books::new(hosts, vms, at, aim);
     let mut moves = Vec::new();
     let mut hopeless = vec![false; hosts.len()];
@@ -156,7 +157,7 @@ struct Books<'a> {
 }
 
 impl<'a> Books<'a> {
-    fn new(hosts: &[Usage], vms: &'a [Outlook], at: &[usize], aim: &Aim) -> Self {
+    fn new(hosts: &[Amount], vms: &'a [Outlook], at: &[usize], aim: &Aim) -> Self {
         let scenarios = vms.first().map_or(0, |outlook| outlook.cpu.len());
         let loads = hosts.iter().map(|capacity| Load {
             cpu: Line::new(scenarios, millicores(*capacity), aim, 1.0),

@@ -1,12 +1,12 @@
 //! What holds for every history, and what is known of small ones.
 
-use plimsoll_model::{Bytes, MilliCores, VmId};
+use plimsoll_model::{Amount, Bytes, MilliCores, VmId};
 use proptest::prelude::{
     Just, ProptestConfig, Strategy, prop, prop_assert, prop_assert_eq, proptest,
 };
 
 use super::{
-    CHANGES, Horizon, Outlook, PERIODS, Peak, Predictor, Risk, SLOTS_IN_PERIOD, Usage, WEEK,
+    CHANGES, Horizon, Outlook, PERIODS, Peak, Predictor, Risk, SLOTS_IN_PERIOD, WEEK,
     admit::{Refusal, Room, admit},
     relieve::{Aim, Move, relieve},
 };
@@ -16,11 +16,11 @@ fn vm(number: u128) -> VmId {
 }
 
 /// Thousandths of cores and MiB.
-fn usage(cpu: u64, memory: u64) -> Usage {
-    Usage { cpu: MilliCores(cpu), memory: Bytes::mib(memory) }
+fn usage(cpu: u64, memory: u64) -> Amount {
+    Amount { cpu: MilliCores(cpu), memory: Bytes::mib(memory) }
 }
 
-const SIZE: Usage = Usage { cpu: MilliCores(4000), memory: Bytes(4096 << 20) };
+const SIZE: Amount = Amount { cpu: MilliCores(4000), memory: Bytes(4096 << 20) };
 
 /// A predictor that has seen VMs of `SIZE` use CPU by slot; memory is always 100 MiB.
 fn seen(slots: u64, cpu: &[&dyn Fn(u64) -> u64]) -> Predictor {
@@ -209,7 +209,7 @@ fn hosts_without_capacity_vms_without_scenarios_and_hosts_that_are_not_there_do_
 }
 
 /// The sum of all hosts' excesses, looked at one by one.
-fn excess(hosts: &[Usage], vms: &[Outlook], at: &[usize], aim: &Aim) -> f64 {
+fn excess(hosts: &[Amount], vms: &[Outlook], at: &[usize], aim: &Aim) -> f64 {
     let scenarios = vms[0].cpu.len();
     let mut sum = 0.0;
     for (host, capacity) in hosts.iter().enumerate() {
@@ -225,7 +225,7 @@ fn excess(hosts: &[Usage], vms: &[Outlook], at: &[usize], aim: &Aim) -> f64 {
     sum / scenarios as f64
 }
 
-type Instance = (Vec<Usage>, Vec<Outlook>, Vec<usize>);
+type Instance = (Vec<Amount>, Vec<Outlook>, Vec<usize>);
 
 fn instances() -> impl Strategy<Value = Instance> {
     (1..5_usize, 1..12_usize, 1..6_usize).prop_flat_map(|(hosts, vms, scenarios)| {
@@ -295,7 +295,7 @@ proptest! {
                 prop_assert!(one.cpu <= SIZE.cpu && one.memory <= SIZE.memory);
                 prop_assert!(all.usage.cpu >= one.cpu && all.usage.memory >= one.memory);
             }
-            let sum = single.iter().fold(Usage::default(), |sum, one| sum.saturating_add(*one));
+            let sum = single.iter().fold(Amount::default(), |sum, one| sum.saturating_add(*one));
             prop_assert_eq!(all.basis.each_alone, sum);
             prop_assert!(all.usage.cpu <= sum.cpu && all.usage.memory <= sum.memory);
             let (low, high) = (risks.0.min(risks.1), risks.0.max(risks.1));

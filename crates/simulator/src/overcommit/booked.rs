@@ -3,8 +3,8 @@
 //! The amounts are looked at again every hour. A host on which more is booked than it has gives VMs
 //! away, to hosts that have room for them, and a host is opened where there is none.
 
-use plimsoll_model::{Bytes, MilliCores};
-use plimsoll_reclaim::predict::{Outlook, Risk, Usage, relieve::Aim};
+use plimsoll_model::{Amount, Bytes, MilliCores};
+use plimsoll_reclaim::predict::{Outlook, Risk, relieve::Aim};
 
 use super::{HISTORY, Vm, fleet::Fleet, scaled};
 
@@ -38,13 +38,13 @@ impl Booked {
         let week = slot - HISTORY..slot;
         let booked = vms.iter().map(|vm| {
             let used = &vm.used[week.clone()];
-            let usage = Usage {
+            let usage = Amount {
                 cpu: MilliCores(percentile(used.iter().map(|used| used.cpu.0), self.share)),
                 memory: Bytes(percentile(used.iter().map(|used| used.memory.0), self.share)),
             };
             let usage = scaled(usage, self.times);
             // No VM can ask for more than its size.
-            Outlook::certain(Usage {
+            Outlook::certain(Amount {
                 cpu: usage.cpu.min(vm.size.cpu),
                 memory: usage.memory.min(vm.size.memory),
             })
@@ -65,7 +65,7 @@ impl Booked {
     /// Whether more is booked on a host than it has.
     fn over(&self, fleet: &Fleet) -> bool {
         let capacity = fleet.capacity();
-        let nothing = Outlook::certain(Usage::default());
+        let nothing = Outlook::certain(Amount::default());
         fleet.together(&self.expected, &nothing).iter().any(|host| {
             let booked = host.peak(Risk::NONE);
             booked.cpu > capacity.cpu || booked.memory > capacity.memory

@@ -1,7 +1,8 @@
 //! Hosts that are all alike, and where VMs are.
 
+use plimsoll_model::Amount;
 use plimsoll_reclaim::predict::{
-    Outlook, Risk, Usage,
+    Outlook, Risk,
     admit::{Room, admit},
     relieve::{Aim, relieve},
 };
@@ -9,7 +10,7 @@ use plimsoll_reclaim::predict::{
 /// The hosts in use, numbered from 0, and the host of each VM.
 #[derive(Clone, Debug)]
 pub(super) struct Fleet {
-    capacity: Usage,
+    capacity: Amount,
     hosts: usize,
     at: Vec<usize>,
     migrations: u64,
@@ -19,13 +20,13 @@ impl Fleet {
     /// The VMs placed in their order, each on the first host that admits it, and on a new one where
     /// none does.
     pub(super) fn filled(
-        capacity: Usage,
+        capacity: Amount,
         room: &Room,
-        sizes: &[Usage],
+        sizes: &[Amount],
         expected: &[Outlook],
         risk: Risk,
     ) -> Self {
-        let mut hosts: Vec<(Outlook, Usage)> = Vec::new();
+        let mut hosts: Vec<(Outlook, Amount)> = Vec::new();
         let mut at = Vec::new();
         for (size, outlook) in sizes.iter().zip(expected) {
             let found = hosts.iter_mut().position(|(together, committed)| {
@@ -51,7 +52,7 @@ impl Fleet {
         self.hosts
     }
 
-    pub(super) const fn capacity(&self) -> Usage {
+    pub(super) const fn capacity(&self) -> Amount {
         self.capacity
     }
 
@@ -153,7 +154,7 @@ impl Fleet {
 
 /// The larger of the shares of CPU and of memory.
 #[expect(clippy::cast_precision_loss, reason = "shares are rounded anyway")]
-pub(super) fn share(asked: Usage, capacity: Usage) -> f64 {
+pub(super) fn share(asked: Amount, capacity: Amount) -> f64 {
     let cpu = asked.cpu.0 as f64 / capacity.cpu.0.max(1) as f64;
     let memory = asked.memory.0 as f64 / capacity.memory.0.max(1) as f64;
     cpu.max(memory)

@@ -1,7 +1,7 @@
 //! Traces small enough to know the answer, and the published one.
 
-use plimsoll_model::{Bytes, MilliCores};
-use plimsoll_reclaim::predict::{Risk, Usage};
+use plimsoll_model::{Amount, Bytes, MilliCores};
+use plimsoll_reclaim::predict::Risk;
 
 use super::{DAY, Experiment, HISTORY, Host, Outcome, OvercommitError, Policy};
 use crate::{
@@ -13,7 +13,7 @@ const RISK: Risk = Risk { cpu: 0.01, memory: 0.001 };
 
 /// 4 cores of 1,000 MHz and 4 GiB.
 const HOST: Host =
-    Host { capacity: Usage { cpu: MilliCores(4000), memory: Bytes(4096 << 20) }, mhz: 1000 };
+    Host { capacity: Amount { cpu: MilliCores(4000), memory: Bytes(4096 << 20) }, mhz: 1000 };
 
 /// A VM of so many cores and GiB that uses MHz and MiB by slot.
 fn vm(id: u64, size: u64, slots: usize, used: impl Fn(usize) -> (u32, u32)) -> bitbrains::Vm {
@@ -204,7 +204,7 @@ fn a_slot_without_a_sample_is_as_the_one_before() {
         recorded.memory_mib[slot] = None;
     }
     let experiment = Experiment::new(&[recorded], HOST).unwrap();
-    let same = Usage { cpu: MilliCores(1500), memory: Bytes::mib(600) };
+    let same = Amount { cpu: MilliCores(1500), memory: Bytes::mib(600) };
     assert!(experiment.vms[0].used.iter().all(|used| *used == same));
 }
 
@@ -249,7 +249,7 @@ fn on_the_published_trace_risks_are_kept_on_few_hosts() {
     let Some(folder) = data::folder("bitbrains") else { return };
     let recorded = bitbrains::read(&folder, &Limits::default()).unwrap();
     assert_eq!(recorded.len(), 247);
-    let capacity = Usage { cpu: MilliCores::cores(32), memory: Bytes::gib(256) };
+    let capacity = Amount { cpu: MilliCores::cores(32), memory: Bytes::gib(256) };
     let experiment = Experiment::new(&recorded, Host { capacity, mhz: 2600 }).unwrap();
     let run = |policy: Policy| experiment.run(policy, RISK, &mut |_| {});
     is(&run(Policy::None), 24, 1.0);

@@ -19,9 +19,9 @@
 use std::time::Duration;
 
 use plimsoll_api::ErrorChain;
-use plimsoll_api::cluster::{ActualLimits, DeflationOutcome, DesiredPresent, Level, LevelOutcome};
+use plimsoll_api::cluster::{ActualLimits, DeflationOutcome, DesiredPresent, LevelOutcome};
 use plimsoll_api::guest::{Answer, Call, DeflateRequest, DeflateResult, Facts, MemoryFacts};
-use plimsoll_model::{Bytes, Deflation, Elastic, MilliCores};
+use plimsoll_model::{Amount, Bytes, Deflation, Level, MilliCores};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -74,7 +74,7 @@ impl Aim {
 #[derive(Debug)]
 pub(super) struct Cascade {
     asked: Deflation,
-    wanted: Elastic,
+    wanted: Amount,
     began: Instant,
     /// What the guest had in the beginning.
     had: Bytes,
@@ -82,7 +82,7 @@ pub(super) struct Cascade {
     stage_began: Instant,
     levels: Vec<LevelOutcome>,
     /// What the guest is to do without.
-    guest: Elastic,
+    guest: Amount,
     /// Whether the host holds the VM to less CPU time.
     throttled: bool,
     outcome: Option<DeflationOutcome>,
@@ -92,9 +92,9 @@ pub(super) struct Cascade {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Held {
     asked: Deflation,
-    wanted: Elastic,
+    wanted: Amount,
     had: Bytes,
-    guest: Elastic,
+    guest: Amount,
     throttled: bool,
     outcome: DeflationOutcome,
 }
@@ -165,7 +165,7 @@ impl Cascade {
             stage: Stage::Listening,
             stage_began: now,
             levels: Vec::new(),
-            guest: before.as_ref().map_or_else(Elastic::default, |before| before.guest),
+            guest: before.as_ref().map_or_else(Amount::default, |before| before.guest),
             throttled: before.is_some_and(|before| before.throttled),
             outcome: None,
         };
@@ -222,9 +222,9 @@ impl Cascade {
             })));
         } else if self.began.elapsed() >= LISTENING_LIMIT.min(self.share(LISTENING_PART)) {
             for level in [Level::Application, Level::Guest] {
-                self.level(level, Elastic::default(), Some("its agent does not answer".into()));
+                self.level(level, Amount::default(), Some("its agent does not answer".into()));
             }
-            self.guest = Elastic::default();
+            self.guest = Amount::default();
             self.turn_to_host(sight);
         }
     }
@@ -250,7 +250,7 @@ impl Cascade {
         }
     }
 
-    fn level(&mut self, level: Level, gave: Elastic, note: Option<String>) {
+    fn level(&mut self, level: Level, gave: Amount, note: Option<String>) {
         let took_ms = millis(self.stage_began.elapsed());
         self.levels.push(LevelOutcome { level, gave, took_ms, note });
         self.stage_began = Instant::now();
@@ -292,13 +292,13 @@ impl Cascade {
     ) {
         let (gave, note, memory) = match answer {
             Ok(result) => {
-                let gave = Elastic {
+                let gave = Amount {
                     memory: Bytes(sum(result.hooks.iter().map(|hook| hook.freed_bytes))),
                     cpu: MilliCores(sum(result.hooks.iter().map(|hook| hook.freed_millicores))),
                 };
                 (gave, about_hooks(&result), Some(result.memory))
             }
-            Err(error) => (Elastic::default(), Some(ErrorChain(&error).to_string()), None),
+            Err(error) => (Amount::default(), Some(ErrorChain(&error).to_string()), None),
         };
         self.level(Level::Application, gave, note);
         self.stage = Stage::Guest;
@@ -306,7 +306,7 @@ impl Cascade {
         let spare = memory.map_or(0, |memory| spare(&memory, sight.present.resources.memory));
         // What an earlier deflation holds is no longer available to the guest, and counts too.
         let held = self.had.get().saturating_sub(sight.memory().get());
-        self.guest = Elastic {
+        self.guest = Amount {
             memory: Bytes(self.wanted.memory.get().min(held.saturating_add(spare))),
             cpu: self.wanted.cpu,
         };
@@ -316,7 +316,7 @@ impl Cascade {
         let vcpus = self.aim(sight.present).vcpus;
         let switched = sight.online == Some(vcpus);
         let promised = sight.present.resources.cpu.get();
-        let gave = Elastic {
+        let gave = Amount {
             memory: Bytes(self.had.get().saturating_sub(sight.memory().get()))
                 .min(self.wanted.memory),
             cpu: MilliCores(match sight.online {
@@ -358,8 +358,8 @@ impl Cascade {
             .levels
             .iter()
             .find(|level| level.level == Level::Guest)
-            .map_or_else(Elastic::default, |level| level.gave);
-        let rest = self.wanted.without(by_guest);
+            .map_or_else(Amount::default, |level| level.gave);
+        let rest = self.wanted.saturating_sub(by_guest);
         let limit = self.aim(sight.present).cpu.get();
         let is = sight.limits.and_then(|limits| limits.cpu);
         let held = is.is_some_and(|cpu| cpu.get() <= limit + limit / 100 + 1);
@@ -368,7 +368,7 @@ impl Cascade {
             self.stage = Stage::Host { paging: None, paged: (paged, note) };
             return;
         }
-        let gave = Elastic {
+        let gave = Amount {
             memory: paged.min(rest.memory),
             cpu: if held { rest.cpu } else { MilliCores(0) },
         };
@@ -377,7 +377,7 @@ impl Cascade {
             generation: self.asked.generation,
             wanted: self.wanted,
             levels: self.levels.clone(),
-            missing: rest.without(gave),
+            missing: rest.saturating_sub(gave),
             took_ms: millis(self.began.elapsed()),
         });
         self.stage = Stage::Settled;

@@ -9,7 +9,7 @@ use plimsoll_model::Policy;
 use plimsoll_simulator::churn::{Churn, Mix};
 use serde::Serialize;
 
-use super::quantile;
+use super::{microseconds, quantile};
 use crate::{
     cli::cluster::{BenchMix, BenchPlacementArgs, BenchRules},
     failure::{Failure, Outcome},
@@ -155,10 +155,6 @@ fn report(
         verified: u32::try_from(times.scans.len()).unwrap_or(u32::MAX),
         mismatches: times.mismatches,
     }
-}
-
-fn microseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e6
 }
 
 fn people(output: &Output, report: &Report) -> String {

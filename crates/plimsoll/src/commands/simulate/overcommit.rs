@@ -1,7 +1,8 @@
 //! `plimsoll simulate overcommit`: VMs on fewer hosts than they were promised.
 
 use comfy_table::Table;
-use plimsoll_reclaim::predict::{Risk, Usage};
+use plimsoll_model::Amount;
+use plimsoll_reclaim::predict::Risk;
 use plimsoll_simulator::{
     overcommit::{self, Experiment, Host},
     readers::{Limits, bitbrains},
@@ -20,7 +21,7 @@ pub(super) fn run(args: &OvercommitArgs, output: Output) -> Outcome {
         UsageFormat::Bitbrains => bitbrains::read(&args.folder, &Limits::default())
             .or_usage(|| "cannot read the trace".to_owned())?,
     };
-    let capacity = Usage { cpu: args.host_cores, memory: args.host_memory };
+    let capacity = Amount { cpu: args.host_cores, memory: args.host_memory };
     let experiment = Experiment::new(&recorded, Host { capacity, mhz: args.host_mhz })
         .or_usage(|| "there is nothing to try".to_owned())?;
     let risk = Risk { cpu: args.risk_cpu, memory: args.risk_memory };
