@@ -156,8 +156,17 @@ async fn applications_give_before_the_kernel_and_the_kernel_before_the_host() {
     is_now(&host, vm, 2).await;
     assert_eq!(host.exec(vm, &["nproc"]).await, "1");
 
-    host.want(desired(vm, DesiredPresent { generation: 3, ..vm_of(2, 256) }));
-    let observed = is_now(&host, vm, 3).await;
+    // What was taken stays taken when the promise changes.
+    for (generation, mib) in [(3, 320), (4, 256)] {
+        let wish = DesiredPresent { generation, deflation: wish.deflation, ..vm_of(2, mib) };
+        host.want(desired(vm, wish));
+        let observed = is_now(&host, vm, generation).await;
+        assert_eq!(observed.limits.unwrap().memory, Some(Bytes((mib - 128) * MIB)));
+        assert!(observed.deflation.is_some());
+    }
+
+    host.want(desired(vm, DesiredPresent { generation: 5, ..vm_of(2, 256) }));
+    let observed = is_now(&host, vm, 5).await;
     let limits = observed.limits.unwrap();
     assert_eq!((limits.memory, limits.cpu), (Some(Bytes(256 * MIB)), Some(MilliCores(2000))));
     assert_eq!(observed.deflation, None);

@@ -37,6 +37,8 @@ const INFLATE_LIMIT: Duration = Duration::from_secs(15);
 /// How long a guest's agent is listened for, and in which part of the time.
 const LISTENING_LIMIT: Duration = Duration::from_secs(3);
 const LISTENING_PART: (u32, u32) = (1, 4);
+/// A guest that has only just begun, or whom our agent has, is waited for.
+const BOOT: Duration = Duration::from_secs(30);
 /// The parts of the time that are over when applications, and when the guest, must have given.
 const APPLICATION_PART: (u32, u32) = (1, 2);
 const GUEST_PART: (u32, u32) = (4, 5);
@@ -86,6 +88,8 @@ pub(super) struct Cascade {
     /// Whether the host holds the VM to less CPU time.
     throttled: bool,
     outcome: Option<DeflationOutcome>,
+    /// The promise with which the guest had given all that it is to do without.
+    reached: Option<Bytes>,
 }
 
 /// A deflation that has settled, as it is written down.
@@ -122,6 +126,8 @@ pub(super) struct Sight<'a> {
     pub limits: Option<&'a ActualLimits>,
     /// On how many vCPUs the guest says that it runs.
     pub online: Option<u32>,
+    /// For how long we have known it.
+    pub known_for: Duration,
     /// QEMU's process.
     pub qemu: u32,
 }
@@ -168,6 +174,7 @@ impl Cascade {
             guest: before.as_ref().map_or_else(Amount::default, |before| before.guest),
             throttled: before.is_some_and(|before| before.throttled),
             outcome: None,
+            reached: None,
         };
         cascade.listen(sight);
         cascade
@@ -188,6 +195,7 @@ impl Cascade {
             guest,
             throttled,
             outcome: Some(outcome),
+            reached: None,
         }
     }
 
@@ -220,7 +228,9 @@ impl Cascade {
                     _ => Err(GuestCallError::WrongAnswer),
                 }
             })));
-        } else if self.began.elapsed() >= LISTENING_LIMIT.min(self.share(LISTENING_PART)) {
+        } else if self.began.elapsed() >= LISTENING_LIMIT.min(self.share(LISTENING_PART))
+            && !(sight.present.image.guest_agent && sight.known_for < BOOT)
+        {
             for level in [Level::Application, Level::Guest] {
                 self.level(level, Amount::default(), Some("its agent does not answer".into()));
             }
@@ -385,9 +395,13 @@ impl Cascade {
 
     /// A guest that took memory back keeps it; one that is pressed gets an eighth of it.
     fn keep_watch(&mut self, sight: &Sight<'_>) {
-        let held = self.had.get().saturating_sub(sight.memory().get());
-        if held < self.guest.memory.get() {
-            self.guest.memory = Bytes(held);
+        let promised = boot_memory(sight.present.resources.memory);
+        let aim = self.aim(sight.present).memory;
+        if sight.memory() <= aim {
+            self.reached = Some(promised);
+        } else if self.reached == Some(promised) {
+            let held = promised.get().saturating_sub(sight.memory().get());
+            self.guest.memory = self.guest.memory.min(Bytes(held));
         }
         let pressed = sight.facts.is_some_and(|facts| {
             let reserve = reserve(sight.present.resources.memory);

@@ -110,6 +110,7 @@ impl Live {
             facts: facts.as_ref(),
             limits,
             online: self.online.as_ref().map(|(_, count)| *count),
+            known_for: self.since.elapsed(),
             qemu: u32::try_from(self.record.qemu.pid).unwrap_or(0),
         };
         deflation::follow(&mut self.cascade, &sight).await
