@@ -41,6 +41,8 @@ pub(crate) const SHORT: u16 = 100;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Account {
     pub(crate) guaranteed: bool,
+    /// What is remembered of it.
+    pub(crate) trace: Trace,
     /// Its guest answers and does as it is asked.
     pub(crate) follows: bool,
     /// Its guest does not do as it is asked: it still has what was to be taken.
@@ -51,8 +53,6 @@ pub(crate) struct Account {
     pub(crate) hungry: bool,
     /// It waits for memory.
     pub(crate) short: bool,
-    /// How often its size has swung to and fro lately.
-    pub(crate) swings: u8,
     pub(crate) promised: u64,
     pub(crate) minimum: u64,
     pub(crate) shares: u32,
@@ -87,16 +87,16 @@ pub(crate) struct Account {
 
 impl Account {
     /// Reads a view; what cannot be is cut to what can.
-    pub(crate) fn read(view: &VmView<'_>, trace: Option<&Trace>) -> Self {
+    pub(crate) fn read(view: &VmView<'_>, trace: Trace) -> Self {
         let promised = view.promised.memory.0;
         let (Bytes(minimum), _) = view.elasticity.minimum(Bytes(promised), view.promised.cpu);
         let guaranteed = matches!(view.elasticity, Elasticity::Guaranteed);
         let asked_ceiling = promised.saturating_sub(view.asked.memory.0).max(minimum);
-        let lags = trace.is_some_and(Trace::lags);
+        let lags = trace.lags();
         let mut account = Self {
             guaranteed,
+            trace,
             lags,
-            swings: trace.map_or(0, Trace::swings),
             promised,
             minimum,
             shares: view.elasticity.shares(),
@@ -110,7 +110,7 @@ impl Account {
         }
         let estimate =
             view.working_set.map_or(account.used, |all| all.0.saturating_sub(account.absent));
-        let hurt = trace.map_or(0, |trace| trace.hurt(account.required));
+        let hurt = trace.hurt(account.required);
         account.active = estimate.max(hurt).min(promised);
         account
     }

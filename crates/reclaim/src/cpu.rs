@@ -23,6 +23,8 @@ const MAX_WEIGHT: u16 = 10_000;
 pub(crate) struct Cpu {
     /// By how much the minimums exceed the host.
     pub(crate) shortfall: u64,
+    /// The level of the division.
+    pub(crate) level: u64,
     vms: Vec<(MilliCores, u16)>,
 }
 
@@ -34,17 +36,17 @@ impl Cpu {
 }
 
 /// Divides the host's CPU.
-pub(crate) fn divide(host: &HostView, vms: &[VmView<'_>]) -> Cpu {
+pub(crate) fn divide(host: &HostView, vms: &[VmView<'_>], near: u64) -> Cpu {
     let worths: Vec<Worth> = vms.iter().map(worth).collect();
     let claims: Vec<Claim<'_>> = (vms.iter().zip(&worths))
         .map(|(view, worth)| {
             let (_, MilliCores(least)) =
                 view.elasticity.minimum(view.promised.memory, view.promised.cpu);
             let most = view.promised.cpu.0.saturating_sub(view.asked.cpu.0).max(least);
-            Claim { least, most, worth, shares: view.elasticity.shares() }
+            Claim { least, most, worth, held: least, shares: view.elasticity.shares() }
         })
         .collect();
-    let filled = fill(&claims, host.cpu.0.into());
+    let filled = fill(&claims, host.cpu.0.into(), near);
     let highest = filled.grants.iter().copied().max().unwrap_or(0).max(1);
     let weight = |grant: u64| {
         let weight = u128::from(grant) * u128::from(MAX_WEIGHT) / u128::from(highest);
@@ -53,6 +55,7 @@ pub(crate) fn divide(host: &HostView, vms: &[VmView<'_>]) -> Cpu {
     let least: u128 = claims.iter().map(|claim| u128::from(claim.least)).sum();
     Cpu {
         shortfall: clamp(least.saturating_sub(host.cpu.0.into())),
+        level: filled.level,
         vms: (claims.iter().zip(filled.grants))
             .map(|(claim, grant)| (MilliCores(claim.most), weight(grant)))
             .collect(),

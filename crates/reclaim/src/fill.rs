@@ -4,7 +4,7 @@
 //! What a VM can afford never falls as the level rises ([`crate::price`]), so the sum has one level
 //! at which it meets the budget; it is found by a search that follows a straight line between two
 //! levels and halves the interval where that does not help. Between that level and the next all
-//! interpolate with the same fraction, so that the sum is met to the byte and the order by shares
+//! go the same fraction of the way, so that the sum is met to the byte and the order by shares
 //! holds.
 
 use crate::price::{MAX_LEVEL, Worth, clamp};
@@ -16,6 +16,9 @@ pub(crate) struct Claim<'a> {
     /// Not below `least`.
     pub(crate) most: u64,
     pub(crate) worth: &'a Worth,
+    /// What it has at present: of what has the same price, nothing is taken from one to be given to
+    /// another.
+    pub(crate) held: u64,
     /// Of equals, who has more of them gets a last odd byte first.
     pub(crate) shares: u32,
 }
@@ -49,7 +52,10 @@ struct Open {
 
 /// Divides the budget. All claims get their most where that is enough; their least, even if it is
 /// more than the budget, where it is not; otherwise the grants sum to the budget.
-pub(crate) fn fill(claims: &[Claim<'_>], budget: u128) -> Filled {
+///
+/// The search begins about the level `near`, such as that of the last time; what comes of it does
+/// not depend on that.
+pub(crate) fn fill(claims: &[Claim<'_>], budget: u128, near: u64) -> Filled {
     let sum = |get: fn(&Claim<'_>) -> u64| claims.iter().map(|c| u128::from(get(c))).sum::<u128>();
     let (least, most) = (sum(|claim| claim.least), sum(|claim| claim.most));
     if least >= budget {
@@ -69,8 +75,12 @@ pub(crate) fn fill(claims: &[Claim<'_>], budget: u128) -> Filled {
     let mut settled = least - open.iter().map(|open| u128::from(open.low)).sum::<u128>();
     let (mut low, mut high) = (0, MAX_LEVEL);
     let mut halve = false;
+    let mut probes = [near - near / 64, near.saturating_add(near / 64)].into_iter();
     while high - low > 1 {
-        let middle = next_level(&open, settled, budget, (low, high), halve);
+        let middle = match probes.next() {
+            Some(probe) => probe.clamp(low + 1, high - 1),
+            None => next_level(&open, settled, budget, (low, high), halve),
+        };
         let mut sum = settled;
         for open in &mut open {
             open.middle = claims[open.index].at(middle);
@@ -122,9 +132,15 @@ fn next_level(
     low.saturating_add(clamp(along)).clamp(low + 1, high - 1)
 }
 
-/// Divides what is left between two neighbouring levels: the same fraction of the way for all, then
-/// a byte each for those with the most shares.
+/// Divides what is left between two neighbouring levels: from what each has now, the same fraction
+/// of the way up or down for all, then a byte each for those with the most shares.
 fn divide(claims: &[Claim<'_>], open: &mut [Open], left: u128, grants: &mut [u64]) {
+    let has = |open: &Open| claims[open.index].held.clamp(open.low, open.high);
+    if open.iter().map(|open| u128::from(has(open))).sum::<u128>() <= left {
+        open.iter_mut().for_each(|open| open.low = has(open));
+    } else {
+        open.iter_mut().for_each(|open| open.high = has(open));
+    }
     let sum = |get: fn(&Open) -> u64| open.iter().map(|o| u128::from(get(o))).sum::<u128>();
     let (low, high) = (sum(|open| open.low), sum(|open| open.high));
     let (part, whole) = (left - low, (high - low).max(1));

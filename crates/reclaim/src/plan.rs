@@ -99,16 +99,18 @@ struct Supply {
     /// What they may hold together when something is given back.
     giving: u128,
     swap: u64,
+    /// The level of the last division.
+    near: u64,
 }
 
 impl Supply {
-    fn new(host: &HostView, vms: &[VmView<'_>], accounts: &[Account], before: State) -> Self {
+    fn new(host: &HostView, vms: &[VmView<'_>], accounts: &[Account], memory: &Memory) -> Self {
         let per_mille = |part| u128::from(host.memory.0) * u128::from(part) / 1000;
         let resident: u128 = vms.iter().map(|vm| u128::from(vm.resident.0)).sum();
         let held: u128 = accounts.iter().map(|account| u128::from(account.held)).sum();
         let others = u128::from(host.overhead.0) + resident;
         let free = u128::from(host.memory.0).saturating_sub(others).min(host.available.0.into());
-        let state = before.next(clamp(free), host.memory.0, host.pressure);
+        let state = memory.state().next(clamp(free), host.memory.0, host.pressure);
         let all = resident + free;
         let giving = all.saturating_sub(per_mille(state::GOAL));
         // While enough is free, nothing is taken only to have more free: what is held stays held.
@@ -116,7 +118,14 @@ impl Supply {
             State::High => held.min(all.saturating_sub(per_mille(state::LEAST))).max(giving),
             _ => giving,
         };
-        Self { state, free: clamp(free), budget, giving, swap: host.swap_free.0 }
+        Self {
+            state,
+            free: clamp(free),
+            budget,
+            giving,
+            swap: host.swap_free.0,
+            near: memory.levels().0,
+        }
     }
 }
 
@@ -129,7 +138,7 @@ impl Supply {
 pub fn plan(host: &HostView, vms: &[VmView<'_>], memory: &Memory) -> (Plan, Memory) {
     let mut accounts: Vec<Account> =
         vms.iter().map(|view| Account::read(view, memory.trace(view.vm))).collect();
-    let mut supply = Supply::new(host, vms, &accounts, memory.state());
+    let mut supply = Supply::new(host, vms, &accounts, memory);
     page_out_as_asked(&mut supply, vms, &mut accounts);
     if supply.state.stops_growth() {
         accounts.iter_mut().for_each(Account::stop_growth);
@@ -138,7 +147,7 @@ pub fn plan(host: &HostView, vms: &[VmView<'_>], memory: &Memory) -> (Plan, Memo
         .map(|(view, account)| account.worth(view.elasticity, host.idle_tax))
         .collect();
     let division = Division::new(&supply, &accounts, &worths);
-    let cpu = cpu::divide(host, vms);
+    let cpu = cpu::divide(host, vms, memory.levels().1);
     let mut plan = Plan {
         state: supply.state,
         free: Bytes(supply.free),
@@ -182,7 +191,8 @@ pub fn plan(host: &HostView, vms: &[VmView<'_>], memory: &Memory) -> (Plan, Memo
         });
     }
     plan.deferred = Bytes(clamp(division.needed.saturating_sub(covered)));
-    let memory = memory.next(supply.state, vms, &accounts, &plan.targets);
+    let levels = (division.level.unwrap_or(supply.near), cpu.level);
+    let memory = memory.next(supply.state, levels, vms, &accounts);
     (plan, memory)
 }
 

@@ -102,10 +102,15 @@ fn filled(vms: &[Small], budget: u128) -> Vec<u64> {
             least: vm.least * PART,
             most: vm.most * PART,
             worth,
+            held: vm.least * PART,
             shares: vm.shares,
         })
         .collect();
-    fill(&claims, budget).grants
+    let filled = fill(&claims, budget, 0);
+    for near in [1, 1 << 20, filled.level, filled.level * 2, MAX_LEVEL, u64::MAX] {
+        assert_eq!(fill(&claims, budget, near), filled, "from {near}");
+    }
+    filled.grants
 }
 
 /// The best value of all divisions of so many parts.
@@ -147,14 +152,14 @@ proptest! {
                 idle_worth: *idle_worth,
             }
         }).collect();
-        let claims: Vec<Claim<'_>> = vms.iter().zip(&worths).map(|((_, _, a, b, shares, _), worth)| {
+        let claims: Vec<Claim<'_>> = vms.iter().zip(&worths).map(|((promised, _, a, b, shares, _), worth)| {
             let (a, b) = (cut(*a), cut(*b));
-            Claim { least: a.min(b), most: a.max(b), worth, shares: *shares }
+            Claim { least: a.min(b), most: a.max(b), worth, held: cut(promised / 2), shares: *shares }
         }).collect();
         let sum = |get: fn(&Claim<'_>) -> u64| claims.iter().map(|c| u128::from(get(c))).sum::<u128>();
         let (least, most) = (sum(|c| c.least), sum(|c| c.most));
         let budget = most / 1000 * u128::from(part % 1250) + u128::from(part % 1000);
-        let filled = fill(&claims, budget);
+        let filled = fill(&claims, budget, 0);
         let granted: u128 = filled.grants.iter().map(|grant| u128::from(*grant)).sum();
         prop_assert_eq!(granted, budget.clamp(least, most.max(least)));
         for (claim, grant) in claims.iter().zip(&filled.grants) {
@@ -202,9 +207,9 @@ fn equal_shares_keep_equal_parts_of_the_promise() {
     let worth =
         |promised| Worth::Shares { promised, shares: 100, active: promised, idle_worth: 250 };
     let worths = [worth(small), worth(large)];
-    let claim = |worth, most| Claim { least: 0, most, worth, shares: 100 };
+    let claim = |worth, most| Claim { least: 0, most, worth, held: 0, shares: 100 };
     let claims = [claim(&worths[0], small), claim(&worths[1], large)];
-    assert_eq!(fill(&claims, 10_000_000).grants, [2_000_000, 8_000_000]);
+    assert_eq!(fill(&claims, 10_000_000, 0).grants, [2_000_000, 8_000_000]);
 }
 
 #[test]
@@ -213,9 +218,22 @@ fn idle_pages_are_taxed_but_shares_still_count() {
     // which S / (0 + 4 * 200) = S / 800.
     let worth = |shares, active| Worth::Shares { promised: 1000, shares, active, idle_worth: 250 };
     let divide = |worths: &[Worth; 2], budget| {
-        let claim = |worth| Claim { least: 0, most: 1000, worth, shares: 1 };
-        fill(&[claim(&worths[0]), claim(&worths[1])], budget).grants
+        let claim = |worth| Claim { least: 0, most: 1000, worth, held: 0, shares: 1 };
+        fill(&[claim(&worths[0]), claim(&worths[1])], budget, 0).grants
     };
     assert_eq!(divide(&[worth(100, 1000), worth(100, 0)], 1000), [800, 200]);
     assert_eq!(divide(&[worth(100, 1000), worth(400, 0)], 1000), [500, 500]);
+}
+
+#[test]
+fn of_what_has_the_same_price_nothing_is_moved() {
+    // A flat curve: all of it has one price.
+    let points = [0, 1_000_000].map(Fraction::millionths);
+    let points = points.map(|share| UtilityPoint { allocation: share, utility: share });
+    let worth = Worth::by_points(&points, 1000, 100, 1000, 250);
+    let claim = |held| Claim { least: 0, most: 1000, worth: &worth, held, shares: 100 };
+    let divide = |budget| fill(&[claim(700), claim(100)], budget, 0).grants;
+    assert_eq!(divide(800), [700, 100]);
+    assert_eq!(divide(400), [350, 50], "taken in proportion");
+    assert_eq!(divide(1400), [850, 550], "given in proportion to what is lacking");
 }

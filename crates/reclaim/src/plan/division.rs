@@ -95,10 +95,11 @@ impl Division {
                     let most = account.ceiling.saturating_sub(account.absent);
                     let gets_back = account.restrained && !account.lags;
                     let most = if gets_back { most.max(account.wanted) } else { account.wanted };
-                    Claim { least: account.wanted, most, worth, shares: account.shares }
+                    let (least, shares) = (account.wanted, account.shares);
+                    Claim { least, most, worth, held: least, shares }
                 })
                 .collect();
-            grants = fill(&claims, supply.giving).grants;
+            grants = fill(&claims, supply.giving, supply.near).grants;
         }
         for ((share, account), grant) in self.shares.iter_mut().zip(accounts).zip(grants) {
             share.size = account.sized(grant, may_grow);
@@ -139,10 +140,10 @@ impl Division {
             .map(|((account, share), worth)| {
                 let least = limit(account, supply.state).max(account.kept(true));
                 let most = share.grant;
-                Claim { least: least.min(most), most, worth, shares: account.shares }
+                Claim { least: least.min(most), most, worth, held: most, shares: account.shares }
             })
             .collect();
-        let filled = fill(&claims, granted - rest);
+        let filled = fill(&claims, granted - rest, supply.near);
         for (share, grant) in self.shares.iter_mut().zip(filled.grants) {
             share.by_host += share.grant - grant;
             share.grant = grant;
@@ -155,19 +156,11 @@ fn sum(accounts: &[Account], get: impl Fn(&Account) -> u64) -> u128 {
 }
 
 /// Whether the size in force is as good as another: near to it, and within what the VM is promised
-/// and its user asked for. The more often a size has swung to and fro, the farther away is near; but
-/// what a guest lacks it gets, and what lies unused it gives.
+/// and its user asked for.
 fn is_steady(account: &Account, size: u64) -> bool {
     let allocated = account.allocated;
-    let near = dead_band(allocated);
-    let at_once = if size > allocated {
-        account.short || allocated < account.size_floor
-    } else {
-        account.wanted - account.need >= near
-    };
-    let swings = if at_once { 0 } else { account.swings };
     !account.guaranteed
-        && size.abs_diff(allocated) < near.saturating_mul(1 << swings)
+        && size.abs_diff(allocated) < dead_band(allocated)
         && (account.minimum..=account.ceiling.max(account.minimum)).contains(&allocated)
 }
 
@@ -214,9 +207,10 @@ fn solve(accounts: &[Account], worths: &[Worth], supply: &Supply) -> Solved {
     let claims: Vec<Claim<'_>> = (accounts.iter().zip(worths))
         .map(|(account, worth)| {
             let least = limit(account, supply.state).max(account.kept(false)).min(account.need);
-            Claim { least, most: account.need, worth, shares: account.shares }
+            let (held, shares) = (account.held, account.shares);
+            Claim { least, most: account.need, worth, held, shares }
         })
         .collect();
-    let filled = fill(&claims, supply.budget);
+    let filled = fill(&claims, supply.budget, supply.near);
     Solved { grants: filled.grants, level: Some(filled.level) }
 }

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     account::{Account, dead_band},
-    plan::Target,
     state::State,
     view::VmView,
 };
@@ -17,13 +16,13 @@ const PATIENCE: u8 = 5;
 /// For so many rounds it is remembered how much a guest had when it had too little. After ten
 /// minutes without another such time less is tried again.
 const REMEMBERED: u16 = 600;
-/// Swings are counted up to this many.
-const MOST_SWINGS: u8 = 4;
 
 /// What one plan leaves to the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     state: State,
+    /// The levels to which memory and CPU were divided: the next ones are found sooner near to them.
+    levels: (u64, u64),
     /// Only VMs of which there is something to remember.
     vms: BTreeMap<VmId, Trace>,
 }
@@ -39,12 +38,6 @@ pub(crate) struct Trace {
     required: u64,
     /// ... and this is forgotten after so many rounds.
     rounds: u16,
-    /// Whether its size last grew; none when it did not change for long.
-    grew: Option<bool>,
-    /// For how many rounds it has kept its size.
-    kept: u16,
-    /// How often it shrank after it grew, or grew after it shrank.
-    swings: u8,
 }
 
 impl Trace {
@@ -60,33 +53,7 @@ impl Trace {
         if self.rounds > 0 && same { self.hurt } else { 0 }
     }
 
-    /// How often its size has swung to and fro lately: what it uses depends on what it has, and with
-    /// that its price, so that a division can undo the one before it. Each time makes a change that
-    /// nobody is in a hurry for half as likely to be worth asking for.
-    pub(crate) fn swings(&self) -> u8 {
-        self.swings
-    }
-
-    fn moved(&mut self, from: u64, to: u64) {
-        if from == to {
-            self.kept = self.kept.saturating_add(1);
-            if self.kept >= REMEMBERED {
-                (self.grew, self.swings, self.kept) = (None, 0, 0);
-            }
-            return;
-        }
-        let grew = to > from;
-        if self.grew.is_some_and(|before| before != grew) {
-            self.swings = self.swings.saturating_add(1).min(MOST_SWINGS);
-        }
-        (self.grew, self.kept) = (Some(grew), 0);
-    }
-
-    fn next(mut self, view: &VmView<'_>, account: &Account, size: u64) -> Self {
-        self.moved(account.allocated, size);
-        if self.grew.is_none() {
-            self.kept = 0;
-        }
+    fn next(mut self, view: &VmView<'_>, account: &Account) -> Self {
         let allowed = account.allocated.saturating_add(dead_band(account.allocated));
         let is_late = !account.guaranteed && view.resident.0 > allowed;
         self.late = if is_late { self.late.saturating_add(1).min(PATIENCE) } else { 0 };
@@ -110,23 +77,25 @@ impl Memory {
         self.state
     }
 
-    pub(crate) fn trace(&self, vm: VmId) -> Option<&Trace> {
-        if self.vms.is_empty() { None } else { self.vms.get(&vm) }
+    pub(crate) fn trace(&self, vm: VmId) -> Trace {
+        self.vms.get(&vm).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn levels(&self) -> (u64, u64) {
+        self.levels
     }
 
     pub(crate) fn next(
         &self,
         state: State,
+        levels: (u64, u64),
         vms: &[VmView<'_>],
         accounts: &[Account],
-        targets: &[Target],
     ) -> Self {
-        let all = vms.iter().zip(accounts).zip(targets);
-        let traces = all.filter_map(|((view, account), target)| {
-            let trace = self.trace(view.vm).copied().unwrap_or_default();
-            let trace = trace.next(view, account, target.memory.0);
+        let traces = vms.iter().zip(accounts).filter_map(|(view, account)| {
+            let trace = account.trace.next(view, account);
             (trace != Trace::default()).then_some((view.vm, trace))
         });
-        Self { state, vms: traces.collect() }
+        Self { state, levels, vms: traces.collect() }
     }
 }

@@ -16,7 +16,7 @@ use proptest::{
 use crate::scene::{Tape, elasticity, vm_id};
 
 const MIB: u64 = 1 << 20;
-const CASES: u32 = 10_000;
+const CASES: u32 = 5000;
 /// By when targets must have settled, and for how long they must stay.
 const SETTLED: usize = 200;
 const STAY: usize = 200;
