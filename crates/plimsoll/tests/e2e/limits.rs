@@ -106,7 +106,7 @@ fn loop_rate(lab: &Lab, turns: u32) -> f64 {
 fn processor(lab: &Lab) {
     const LIMITS: [(&str, f64); 3] = [("1", 1.0), ("500m", 0.5), ("250m", 0.25)];
     const LEAST_ROUNDS: u32 = 3;
-    const MOST_ROUNDS: u32 = 12;
+    const MOST_ROUNDS: u32 = 30;
     /// About a second and a half of one core's loop.
     const TURNS: [u32; 3] = [300_000, 150_000, 75_000];
     let mut best = [0_f64; 3];
