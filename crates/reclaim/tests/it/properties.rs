@@ -10,7 +10,7 @@ use proptest::{
     test_runner::TestRunner,
 };
 
-use crate::scene::{Scene, Tape, Vm, scene, with_shares};
+use crate::scene::{Scene, Tape, Vm, drawn, scene, with_shares};
 
 /// How many histories are run in all, in how many tests, which can run side by side.
 const CASES: u32 = 100_000;
@@ -63,10 +63,11 @@ impl Seen {
 
 fn run(cases: u32, check: impl Fn(&mut Tape<'_>)) {
     let config = ProptestConfig { cases, ..ProptestConfig::default() };
-    let result = TestRunner::new(config).run(&vec(any::<u8>(), 0..400), |bytes| {
-        check(&mut Tape::new(&bytes));
-        Ok(())
-    });
+    let result =
+        TestRunner::new_with_rng(config, drawn()).run(&vec(any::<u8>(), 0..400), |bytes| {
+            check(&mut Tape::new(&bytes));
+            Ok(())
+        });
     if let Err(error) = result {
         panic!("{error}");
     }
@@ -299,8 +300,12 @@ fn the_order_of_the_vms_does_not_matter() {
             assert!(differs <= odd || plan.state == State::High, "{one:?} {other:?}");
             assert_eq!((one.vm, one.cpu), (other.vm, other.cpu));
         }
-        let sums = |plan: &Plan| (plan.needed, plan.shortfall, plan.state, plan.cpu_shortfall);
-        assert_eq!(sums(&plan), sums(&other));
+        // What users ask for and swap cannot hold is divided to the byte, and what is needed is what
+        // is left of it.
+        for (one, other) in [(plan.needed, other.needed), (plan.shortfall, other.shortfall)] {
+            assert!(one.0.abs_diff(other.0) <= odd, "{one:?} {other:?}");
+        }
+        assert_eq!((plan.state, plan.cpu_shortfall), (other.state, other.cpu_shortfall));
     });
 }
 
