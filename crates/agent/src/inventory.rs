@@ -19,7 +19,10 @@ use plimsoll_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::disk::{space_at, space_of_disks};
+use crate::{
+    disk::{space_at, space_of_disks},
+    kernel_fields::memory_field,
+};
 
 /// Assumed where nothing is declared: the usual network of servers.
 const ASSUMED_NETWORK: BitsPerSecond = BitsPerSecond(1_000_000_000);
@@ -69,7 +72,7 @@ fn look(storage: &Path) -> Inventory {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let memory = fs::read_to_string("/proc/meminfo")
         .ok()
-        .and_then(|text| memory_total(&text))
+        .and_then(|text| memory_field(&text, "MemTotal"))
         .unwrap_or_else(|| {
             notes.push("the memory is not known: /proc/meminfo cannot be read".to_owned());
             Bytes::ZERO
@@ -108,12 +111,6 @@ fn look(storage: &Path) -> Inventory {
     Inventory { total, reserve, gpus, notes }
 }
 
-fn memory_total(meminfo: &str) -> Option<Bytes> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(Bytes(kib.checked_mul(1024)?))
-}
-
 /// What the disk under a path can do: assumed from what kind it is.
 fn disk_rates(storage: &Path, notes: &mut Vec<String>) -> (BytesPerSecond, IoPerSecond) {
     let (kind, rates) = match rotates(storage) {
@@ -140,15 +137,6 @@ fn rotates(storage: &Path) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn memory_is_read_from_meminfo() {
-        let text = "MemTotal:       24683780 kB\nMemFree: 1 kB\n";
-        assert_eq!(memory_total(text), Some(Bytes(24_683_780 * 1024)));
-        for text in ["", "MemTotal: x kB", "MemTotal: 5 MB", "MemTotal: 99999999999999999999 kB"] {
-            assert_eq!(memory_total(text), None, "{text}");
-        }
-    }
 
     #[tokio::test]
     async fn this_host_has_something_and_keeps_some_of_it_back() {

@@ -17,6 +17,7 @@ pub mod host;
 pub mod images;
 pub mod inventory;
 pub mod join;
+mod kernel_fields;
 pub mod lease;
 pub mod limits;
 pub mod link;

@@ -17,6 +17,8 @@ use plimsoll_model::Bytes;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use thiserror::Error;
 
+use crate::kernel_fields::memory_field;
+
 /// Memory is given up in pieces of this size.
 const PIECE: u64 = 2 << 20;
 /// Pieces after which is looked how much went.
@@ -116,7 +118,7 @@ pub fn page_out(process: u32, wanted: Bytes) -> Result<Bytes, PageOutError> {
 /// # Errors
 /// [`PageOutError::Read`].
 pub fn swap_free() -> Result<Bytes, PageOutError> {
-    Ok(Bytes(field(&read("/proc/meminfo")?, "SwapFree:").unwrap_or(0)))
+    Ok(memory_field(&read("/proc/meminfo")?, "SwapFree").unwrap_or_default())
 }
 
 fn read(path: &str) -> Result<String, PageOutError> {
@@ -127,13 +129,7 @@ fn read(path: &str) -> Result<String, PageOutError> {
 /// What a process has in the host's memory, in bytes.
 fn resident(process: u32) -> Result<u64, PageOutError> {
     let text = read(&format!("/proc/{process}/status"))?;
-    Ok(field(&text, "RssAnon:").unwrap_or(0))
-}
-
-/// A field of kibibytes, in bytes.
-fn field(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+    Ok(memory_field(&text, "RssAnon").unwrap_or_default().get())
 }
 
 /// The mappings that are large, private, writable and of no file: the guest's memory. QEMU's own
@@ -225,13 +221,6 @@ nonsense
         pieces.sort_by_key(|piece| piece.start);
         assert!(pieces.windows(2).take(50).all(|pair| pair[0].end == pair[1].start));
         assert_eq!(pieces[50].end, 50 * PIECE + 4096);
-    }
-
-    #[test]
-    fn fields_are_read_in_bytes() {
-        assert_eq!(field("SwapTotal: 8 kB\nSwapFree:  12 kB\n", "SwapFree:"), Some(12 * 1024));
-        assert_eq!(field("SwapFree: x", "SwapFree:"), None);
-        assert_eq!(field("", "SwapFree:"), None);
     }
 
     #[test]

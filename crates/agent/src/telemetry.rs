@@ -9,7 +9,7 @@ use fs_err as fs;
 use plimsoll_api::cluster::HostUsage;
 use plimsoll_model::{Bytes, MilliCores};
 
-use crate::disk::space_at;
+use crate::{disk::space_at, kernel_fields::memory_field};
 
 /// The kernel counts CPU time in hundredths of a second towards user space, on every architecture.
 const TICKS_PER_SECOND: u64 = 100;
@@ -80,12 +80,8 @@ fn busy_ticks(stat: &str) -> Option<u64> {
 }
 
 fn memory(meminfo: &str) -> Option<Bytes> {
-    let field = |name: &str| -> Option<u64> {
-        let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim_start_matches(':').trim().strip_suffix("kB")?.trim().parse().ok()
-    };
-    let used = field("MemTotal")?.saturating_sub(field("MemAvailable")?);
-    Some(Bytes(used.saturating_mul(1024)))
+    let [total, available] = ["MemTotal", "MemAvailable"].map(|name| memory_field(meminfo, name));
+    Some(total?.saturating_sub(available?))
 }
 
 #[cfg(test)]

@@ -4,8 +4,7 @@
 //! [`plan`] takes what is seen of one host and its VMs ([`HostView`], [`VmView`]) and what the plan
 //! before left to remember ([`Memory`]); it gives a [`Plan`]: a [`Target`] for each VM, with typed
 //! [`Reason`]s. The host's agent calls it once a second, also while the manager is away, and carries
-//! the targets out: [`cascade`] splits what is wanted of one VM into what its applications, its
-//! kernel and the host are asked for. [`WorkingSet`] estimates how much of its memory a VM uses.
+//! the targets out. [`WorkingSet`] estimates how much of its memory a VM uses.
 //!
 //! [`predict`] tells what VMs will ask for together at a stated risk, for admission and for moves.
 //!
@@ -19,7 +18,6 @@
 //! constant load targets settle and stay; a guest that does not answer is asked for nothing.
 
 mod account;
-mod cascade;
 mod cpu;
 mod fill;
 mod plan;
@@ -30,7 +28,6 @@ mod state;
 mod view;
 mod working_set;
 
-pub use cascade::{GuestLevel, Levels, Step, cascade};
 pub use plan::{Memory, Plan, Target, plan};
 pub use reason::Reason;
 pub use state::State;

@@ -2,8 +2,8 @@
 //!
 //! Everything that must be there from the start to be changed later is there from the start: a
 //! throttle group under the disk (its limits change by `qom-set`), free places for vCPUs, memory
-//! that comes and goes, spare PCIe ports, the balloon. QEMU gets no device, file or default that is not named
-//! here, and opens no path: it finds its files as inherited descriptors ([`Descriptor`]).
+//! that comes and goes, spare PCIe ports, the balloon. QEMU gets no device, file or default that is
+//! not named here, and opens no path: it finds its files as inherited descriptors ([`Descriptor`]).
 //!
 //! No secret may be in here: every user of the host can read a process's arguments.
 

@@ -655,9 +655,10 @@ impl Runner {
         let aim = live.deflate(present, self.limits.as_ref()).await;
         let goal = Goal { present, aim, machine: &machine };
         let (limits, mut outstanding) = live.apply(&self.environment, self.vm, &goal).await;
-        match live.deflation() {
-            Ok(outcome) => self.deflation = outcome.cloned(),
-            Err(()) => outstanding.0.push("it is being deflated".to_owned()),
+        if live.is_deflating() {
+            outstanding.0.push("it is being deflated".to_owned());
+        } else {
+            self.deflation = live.deflation().cloned();
         }
         let held = live.held();
         if self.record.held != held {

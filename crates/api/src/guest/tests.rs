@@ -1,5 +1,7 @@
 //! The decoder against hostile lines, and messages there and back again.
 
+use std::net::IpAddr;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 

@@ -135,14 +135,7 @@ pub fn flavors_from<R: BufRead>(mut lines: Lines<R>) -> Result<Flavors, ReadErro
 
 /// Thousandths of a decimal number above zero, below a million.
 fn amount(cell: &Cell<'_>, what: &str) -> Result<u64, ReadError> {
-    let parsed: Option<MilliCores> = cell
-        .text
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.')
-        .then(|| cell.text.parse().ok())
-        .flatten();
-    parsed
-        .map(|amount| amount.0)
+    cell.thousandths()
         .filter(|amount| (1..=1_000_000_000).contains(amount))
         .ok_or_else(|| cell.unexpected(format!("{what}, a number above 0, such as 2 or 0.5")))
 }

@@ -106,16 +106,10 @@ fn list<R: BufRead>(lines: Lines<R>, limits: &Limits) -> Result<BTreeMap<u64, Vm
 
 /// A decimal number of MB, such as `686.5`; thousandths of them at the finest.
 fn mebibytes(cell: &Cell<'_>) -> Result<Bytes, ReadError> {
-    let parsed: Option<MilliCores> = cell
-        .text
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.')
-        .then(|| cell.text.parse().ok())
-        .flatten();
-    parsed
-        .filter(|thousandths| thousandths.0 <= MOST * 1000)
+    cell.thousandths()
+        .filter(|thousandths| *thousandths <= MOST * 1000)
         // Below 2^42 thousandths: the product is below 2^62.
-        .map(|thousandths| Bytes(thousandths.0 * (1 << 20) / 1000))
+        .map(|thousandths| Bytes(thousandths * (1 << 20) / 1000))
         .ok_or_else(|| cell.unexpected("memory in MB, a number such as 2048 or 686.5"))
 }
 

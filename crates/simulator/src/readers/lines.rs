@@ -2,6 +2,8 @@
 
 use std::io::{self, BufRead};
 
+use plimsoll_model::MilliCores;
+
 use super::{Found, Limits, Place, ReadError};
 
 /// The lines of a text: bounded in length, together too, and each with its number.
@@ -196,6 +198,13 @@ impl Cell<'_> {
     pub(super) fn too_much(&self, what: &'static str, limit: usize) -> ReadError {
         let place = self.line.place(self.start);
         ReadError::TooMuch { place, what, limit: limit as u64 }
+    }
+
+    /// Thousandths of a decimal number, such as 2 or 0.5; `None` for anything else.
+    pub(super) fn thousandths(&self) -> Option<u64> {
+        let is_decimal = self.text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        let parsed: MilliCores = is_decimal.then(|| self.text.parse().ok()).flatten()?;
+        Some(parsed.0)
     }
 
     /// A whole number in a range; `what` says of what.

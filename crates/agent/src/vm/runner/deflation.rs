@@ -78,8 +78,6 @@ pub(super) struct Cascade {
     asked: Deflation,
     wanted: Amount,
     began: Instant,
-    /// What the guest had in the beginning.
-    had: Bytes,
     stage: Stage,
     stage_began: Instant,
     levels: Vec<LevelOutcome>,
@@ -97,7 +95,6 @@ pub(super) struct Cascade {
 pub(super) struct Held {
     asked: Deflation,
     wanted: Amount,
-    had: Bytes,
     guest: Amount,
     throttled: bool,
     outcome: DeflationOutcome,
@@ -137,6 +134,11 @@ impl Sight<'_> {
         let promised = boot_memory(self.present.resources.memory);
         self.limits.and_then(|limits| limits.memory).unwrap_or(promised)
     }
+
+    /// What the guest does without of what it is promised.
+    fn given(&self) -> Bytes {
+        boot_memory(self.present.resources.memory).saturating_sub(self.memory())
+    }
 }
 
 /// Takes the cascade as far as it goes at once, and tells what the VM is to have now.
@@ -167,7 +169,6 @@ impl Cascade {
             asked,
             wanted,
             began: now,
-            had: boot_memory(sight.present.resources.memory),
             stage: Stage::Listening,
             stage_began: now,
             levels: Vec::new(),
@@ -182,13 +183,12 @@ impl Cascade {
 
     /// One that settled under another agent.
     pub(super) fn recall(held: Held) -> Self {
-        let Held { asked, wanted, had, guest, throttled, outcome } = held;
+        let Held { asked, wanted, guest, throttled, outcome } = held;
         let now = Instant::now();
         Self {
             asked,
             wanted,
             began: now,
-            had,
             stage: Stage::Settled,
             stage_began: now,
             levels: outcome.levels.clone(),
@@ -201,11 +201,10 @@ impl Cascade {
 
     /// What an agent to come must know.
     pub(super) fn held(&self) -> Option<Held> {
-        let Self { asked, wanted, had, guest, throttled, outcome, .. } = self;
+        let Self { asked, wanted, guest, throttled, outcome, .. } = self;
         outcome.clone().map(|outcome| Held {
             asked: *asked,
             wanted: *wanted,
-            had: *had,
             guest: *guest,
             throttled: *throttled,
             outcome,
@@ -315,7 +314,7 @@ impl Cascade {
         let memory = memory.or_else(|| sight.facts.map(|facts| facts.memory));
         let spare = memory.map_or(0, |memory| spare(&memory, sight.present.resources.memory));
         // What an earlier deflation holds is no longer available to the guest, and counts too.
-        let held = self.had.get().saturating_sub(sight.memory().get());
+        let held = sight.given().get();
         self.guest = Amount {
             memory: Bytes(self.wanted.memory.get().min(held.saturating_add(spare))),
             cpu: self.wanted.cpu,
@@ -327,8 +326,7 @@ impl Cascade {
         let switched = sight.online == Some(vcpus);
         let promised = sight.present.resources.cpu.get();
         let gave = Amount {
-            memory: Bytes(self.had.get().saturating_sub(sight.memory().get()))
-                .min(self.wanted.memory),
+            memory: sight.given().min(self.wanted.memory),
             cpu: MilliCores(match sight.online {
                 Some(online) => promised.saturating_sub(u64::from(online) * 1000),
                 None => 0,
@@ -400,8 +398,7 @@ impl Cascade {
         if sight.memory() <= aim {
             self.reached = Some(promised);
         } else if self.reached == Some(promised) {
-            let held = promised.get().saturating_sub(sight.memory().get());
-            self.guest.memory = self.guest.memory.min(Bytes(held));
+            self.guest.memory = self.guest.memory.min(sight.given());
         }
         let pressed = sight.facts.is_some_and(|facts| {
             let reserve = reserve(sight.present.resources.memory);

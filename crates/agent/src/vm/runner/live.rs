@@ -126,12 +126,14 @@ impl Live {
         self.cascade.is_some()
     }
 
-    /// How the deflation that lasts went; `Err` while it is under way.
-    pub(super) fn deflation(&self) -> Result<Option<&DeflationOutcome>, ()> {
-        match &self.cascade {
-            None => Ok(None),
-            Some(cascade) => cascade.outcome().map(Some).ok_or(()),
-        }
+    /// Whether a deflation is under way.
+    pub(super) fn is_deflating(&self) -> bool {
+        self.cascade.as_ref().is_some_and(|cascade| cascade.outcome().is_none())
+    }
+
+    /// How the deflation that lasts went.
+    pub(super) fn deflation(&self) -> Option<&DeflationOutcome> {
+        self.cascade.as_ref().and_then(Cascade::outcome)
     }
 
     /// Makes every limit what the goal says as far as that is possible on a running machine, and
