@@ -22,8 +22,8 @@
 use serde::{Deserialize, Serialize};
 
 use plimsoll_model::{
-    Amount, Bytes, Cidr, Deflation, HostId, HostSpec, ImageFile, Interface, Level, MilliCores,
-    Name, NetworkId, Power, ProjectId, Resources, RestartPolicy, Timestamp, VmId,
+    Amount, Bytes, Cidr, Deflation, Elasticity, HostId, HostSpec, ImageFile, Interface, Level,
+    MilliCores, Name, NetworkId, Power, ProjectId, Resources, RestartPolicy, Timestamp, VmId,
 };
 
 use crate::guest::Facts;
@@ -174,6 +174,9 @@ pub struct DesiredPresent {
     /// What is to be taken from it for now.
     #[serde(default)]
     pub deflation: Option<Deflation>,
+    /// How far it gives back what it was promised while others need it.
+    #[serde(default)]
+    pub elasticity: Elasticity,
     /// When it will be stopped.
     pub end_at: Option<Timestamp>,
     /// When its guest is to be warned of `end_at`; `None` without an end.

@@ -261,6 +261,9 @@ pub struct SetVmRequest {
     /// What to do when its host is fenced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_host_failure: Option<OnHostFailure>,
+    /// How far it gives back what it was promised while its host needs it for others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub elasticity: Option<plimsoll_model::Elasticity>,
     /// The constraints: kept at its next placement; one that the present host breaks is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub constraints: Option<Vec<Constraint>>,

@@ -5,6 +5,8 @@
 
 mod utility;
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -161,6 +163,19 @@ impl Elasticity {
         };
         check_minimum(Element::Memory, memory, promised.memory.0, LEAST_MEMORY.0)?;
         check_minimum(Element::Cpu, cpu, promised.cpu.0, LEAST_CPU.0)
+    }
+}
+
+impl fmt::Display for Elasticity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.class())?;
+        match self {
+            Self::Guaranteed => Ok(()),
+            Self::Burstable { memory_min, cpu_min, shares }
+            | Self::Deflatable { memory_min, cpu_min, shares, .. } => {
+                write!(f, ", at least {cpu_min} cores and {memory_min}, {shares} shares")
+            }
+        }
     }
 }
 

@@ -28,6 +28,7 @@ use crate::{
     Timestamp,
     constraint::Constraint,
     deflation::Deflation,
+    elasticity::Elasticity,
     id::{HostId, ProjectId, VmId},
     name::Name,
     network::Interface,
@@ -81,6 +82,9 @@ pub struct VmSpec {
     /// What the manager does when its host is fenced.
     #[serde(default)]
     pub on_host_failure: OnHostFailure,
+    /// How far it gives back what it was promised while its host needs it for others.
+    #[serde(default)]
+    pub elasticity: Elasticity,
 }
 
 impl VmSpec {
@@ -102,6 +106,7 @@ impl VmSpec {
             end_at: None,
             restart: RestartPolicy::default(),
             on_host_failure: OnHostFailure::default(),
+            elasticity: Elasticity::default(),
         }
     }
 }

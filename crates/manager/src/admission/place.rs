@@ -63,7 +63,8 @@ pub(crate) fn expand(
     let resources_field = format!("{spec_field}.resources");
     let wanted = |name: Name, resources: Resources| {
         let spec = VmSpec { resources, ..entry.spec.clone() };
-        Wanted { name, spec, image: image.id }
+        validate::elasticity(&spec, &format!("{spec_field}.elasticity"))?;
+        Ok(Wanted { name, spec, image: image.id })
     };
     let mut vms = Vec::new();
     match (entry.count, &entry.split) {
@@ -75,18 +76,18 @@ pub(crate) fn expand(
                 let number = u32::try_from(i + 1).unwrap_or(u32::MAX);
                 let mut resources = part;
                 validate::against_image(&mut resources, image, &resources_field)?;
-                vms.push(wanted(validate::numbered(&entry.name, number, field)?, resources));
+                vms.push(wanted(validate::numbered(&entry.name, number, field)?, resources)?);
             }
         }
         (count_given, None) => {
             let mut resources = entry.spec.resources.clone();
             validate::against_image(&mut resources, image, &resources_field)?;
             if count_given.is_none() {
-                vms.push(wanted(entry.name.clone(), resources));
+                vms.push(wanted(entry.name.clone(), resources)?);
             } else {
                 for number in 1..=count {
                     let name = validate::numbered(&entry.name, number, field)?;
-                    vms.push(wanted(name, resources.clone()));
+                    vms.push(wanted(name, resources.clone())?);
                 }
             }
         }

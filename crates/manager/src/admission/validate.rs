@@ -211,6 +211,18 @@ pub(crate) fn constraints(constraints: &[Constraint], field: &str) -> Result<(),
     Ok(())
 }
 
+/// Checks that a VM can be of its class with what it is promised.
+pub(crate) fn elasticity(spec: &VmSpec, field: &str) -> Result<(), AppError> {
+    let class = spec.elasticity.class();
+    spec.elasticity.check(&spec.resources).map_err(|error| {
+        AppError::invalid(
+            field,
+            format!("{class}: {error}"),
+            "choose minimums within what it is promised",
+        )
+    })
+}
+
 fn at_most(count: usize, most: usize, field: &str) -> Result<(), AppError> {
     if count <= most {
         Ok(())

@@ -233,6 +233,9 @@ fn apply(new: &mut VmRecord, request: SetVmRequest) {
     spec.end_at = request.end_at.or(spec.end_at);
     spec.restart = request.restart.unwrap_or(spec.restart);
     spec.on_host_failure = request.on_host_failure.unwrap_or(spec.on_host_failure);
+    if let Some(elasticity) = request.elasticity {
+        spec.elasticity = elasticity;
+    }
     if let Some(constraints) = request.constraints {
         spec.constraints = constraints;
     }
@@ -247,6 +250,7 @@ fn check_values(
     let (was, is) = (&old.vm.spec, &new.vm.spec);
     validate::resources(&is.resources, "resources")?;
     validate::constraints(&is.constraints, "constraints")?;
+    validate::elasticity(is, "elasticity")?;
     if is.end_at != was.end_at {
         if old.duration().is_some() {
             return Err(AppError::invalid(

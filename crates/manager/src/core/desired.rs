@@ -74,6 +74,7 @@ fn desired_present(state: &State, record: &VmRecord) -> Option<DesiredPresent> {
         fenced_by_lease: record.fenced_by_lease,
         reboots: vm.reboots,
         deflation: vm.deflation,
+        elasticity: vm.spec.elasticity.clone(),
         end_at: vm.spec.end_at,
         warn_at: vm.spec.end_at.map(|end| state.warn_at(end)),
     })

@@ -25,8 +25,8 @@ use std::{
 
 use plimsoll_api::v1::Split;
 use plimsoll_model::{
-    Accelerators, BitsPerSecond, Bytes, BytesPerSecond, Cidr, Constraint, IoPerSecond, MilliCores,
-    Name, OnHostFailure, Policy, Quota, RestartPolicy, Timestamp,
+    Accelerators, BitsPerSecond, Bytes, BytesPerSecond, Cidr, Constraint, Elasticity, IoPerSecond,
+    MilliCores, Name, OnHostFailure, Policy, Quota, RestartPolicy, Timestamp,
 };
 use serde::{Deserialize, Deserializer, de};
 use thiserror::Error;
@@ -217,6 +217,9 @@ pub(crate) struct VmEntry {
     /// What to do when its host is fenced.
     #[serde(default)]
     pub(crate) on_host_failure: OnHostFailure,
+    /// How far it gives back what it was promised.
+    #[serde(default)]
+    pub(crate) elasticity: Elasticity,
 }
 
 /// A duration as on the command line.

@@ -461,6 +461,7 @@ fn spec(entry: &VmEntry, observed: &Observed) -> VmSpec {
         end_at: entry.end_at,
         restart: entry.restart,
         on_host_failure: entry.on_host_failure,
+        elasticity: entry.elasticity.clone(),
     }
 }
 
@@ -498,6 +499,11 @@ fn difference(vm: &VmView, wanted: &VmSpec, entry: &VmEntry, resources: bool) ->
         let (old, new) = (wire(&is.on_host_failure), wire(&wanted.on_host_failure));
         changes.push(change("on_host_failure", old, new));
         request.on_host_failure = Some(wanted.on_host_failure);
+    }
+    if is.elasticity != wanted.elasticity {
+        let (old, new) = (is.elasticity.to_string(), wanted.elasticity.to_string());
+        changes.push(change("elasticity", old, new));
+        request.elasticity = Some(wanted.elasticity.clone());
     }
     if is.constraints != wanted.constraints {
         changes.push(change("constraints", list(&is.constraints), list(&wanted.constraints)));

@@ -5,8 +5,9 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Subcommand};
 use plimsoll_model::{
     BitsPerSecond, Bytes, BytesPerSecond, IoPerSecond, MilliCores, Name, OnHostFailure, Policy,
-    RestartPolicy, deflation::MAX_DEFLATION_PERCENT,
+    RestartPolicy, deflation::MAX_DEFLATION_PERCENT, elasticity::MAX_SHARES,
 };
+use serde::Deserialize;
 
 use super::values::{ConstraintArgs, Instant, ModelAmount, WaitArgs, duration, snake};
 
@@ -16,6 +17,10 @@ fn restart(text: &str) -> Result<RestartPolicy, String> {
 
 fn on_host_failure(text: &str) -> Result<OnHostFailure, String> {
     snake(text, "restart, recreate, wait")
+}
+
+fn class(text: &str) -> Result<Class, String> {
+    snake(text, "guaranteed, burstable, deflatable")
 }
 
 /// Reservations.
@@ -47,7 +52,8 @@ Examples:
   plimsoll vm create batch --total --cpu 8 --memory 8GiB --disk 40GiB --split-max 4 --image tiny
   plimsoll vm create pay --image tiny --memory 128MiB --exclusive other-projects --end-at +8h
   plimsoll vm create night --image tiny --memory 2GiB --duration 2h --deadline 2030-01-31T06:00:00Z
-  plimsoll vm create demo --image tiny --memory 1GiB --start-after +3h --duration 30m")]
+  plimsoll vm create demo --image tiny --memory 1GiB --start-after +3h --duration 30m
+  plimsoll vm create cache --image tiny --memory 1GiB --class burstable --min-memory 256MiB")]
     Create(Box<CreateArgs>),
     /// List the project's VMs
     #[command(
@@ -263,9 +269,39 @@ pub(crate) struct RequestArgs {
     /// When its host is lost: restart it elsewhere, recreate it (a new disk if need be), or wait
     #[arg(long, value_name = "WHAT", default_value = "restart", value_parser = on_host_failure)]
     pub(crate) on_host_failure: OnHostFailure,
+    #[command(flatten)]
+    pub(crate) elasticity: ElasticityArgs,
     /// The placement policy; by default the cluster's
     #[arg(long, value_name = "POLICY")]
     pub(crate) policy: Option<Policy>,
+}
+
+/// How far a VM gives back what it is promised.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ElasticityArgs {
+    /// Who gives when the host is short: guaranteed (never), burstable (by shares and by how much
+    /// lies idle), deflatable (where it costs the least performance)
+    #[arg(long, value_name = "CLASS", value_parser = class, help_heading = "Elasticity")]
+    pub(crate) class: Option<Class>,
+    /// The memory that it always has; by default half of what it is promised
+    #[arg(long, value_name = "SIZE", help_heading = "Elasticity")]
+    pub(crate) min_memory: Option<Bytes>,
+    /// The cores that it always gets when it wants them; by default half of what it is promised
+    #[arg(long, value_name = "CORES", help_heading = "Elasticity")]
+    pub(crate) min_cpu: Option<MilliCores>,
+    /// Its weight against others, from 1 to 10000 [default: 100]
+    #[arg(long, value_name = "N", help_heading = "Elasticity",
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHARES)))]
+    pub(crate) shares: Option<u32>,
+}
+
+/// A class of VMs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Class {
+    Guaranteed,
+    Burstable,
+    Deflatable,
 }
 
 /// Creates VMs.
@@ -297,6 +333,7 @@ pub(crate) struct ExplainArgs {
 #[derive(Clone, Debug, Args)]
 #[group(id = "change", required = true, multiple = true, args = [
     "cpu", "memory", "disk", "disk_bandwidth", "disk_iops", "network_bandwidth", "end_at",
+    "class", "min_memory", "min_cpu", "shares",
     "restart", "on_host_failure", "no_constraints", "affinity", "anti_affinity", "exclusive",
     "host_label", "prefer_affinity", "prefer_anti_affinity", "prefer_host_label"])]
 pub(crate) struct SetArgs {
@@ -330,6 +367,8 @@ pub(crate) struct SetArgs {
     /// When its host is lost: restart, recreate or wait
     #[arg(long, value_name = "WHAT", value_parser = on_host_failure)]
     pub(crate) on_host_failure: Option<OnHostFailure>,
+    #[command(flatten)]
+    pub(crate) elasticity: ElasticityArgs,
     /// Take all constraints away. Options for constraints replace all that it has
     #[arg(long, help_heading = "Constraints", conflicts_with_all = [
         "affinity", "anti_affinity", "exclusive", "host_label", "prefer_affinity",

@@ -4,11 +4,14 @@ use std::path::Path;
 
 use fs_err as fs;
 use plimsoll_api::v1::{Split, VmRequest};
-use plimsoll_model::{Accelerators, Name, Resources, VmSpec};
+use plimsoll_model::{
+    Accelerators, Bytes, Elasticity, MilliCores, Name, Resources, VmSpec,
+    elasticity::{DEFAULT_SHARES, LEAST_CPU, LEAST_MEMORY},
+};
 
 use crate::{
     cli::values::milliseconds,
-    cli::vm::RequestArgs,
+    cli::vm::{Class, ElasticityArgs, RequestArgs},
     config::Connection,
     failure::{Failure, OrFail as _, Outcome},
 };
@@ -80,8 +83,61 @@ pub(crate) async fn build(
             end_at,
             restart: args.restart,
             on_host_failure: args.on_host_failure,
+            elasticity: elasticity(args)?,
         },
     })
+}
+
+/// The class that the options of a new VM name.
+fn elasticity(args: &RequestArgs) -> Outcome<Elasticity> {
+    let given = &args.elasticity;
+    let minimums = given.min_memory.is_some() && given.min_cpu.is_some();
+    if args.total && !minimums && !matches!(given.class, None | Some(Class::Guaranteed)) {
+        return Err(Failure::usage("how a total is split is not known beforehand")
+            .hint("give --min-memory and --min-cpu: what each VM of it always has"));
+    }
+    changed(&Elasticity::Guaranteed, given, args.memory, args.cpu)
+}
+
+/// The elasticity `is` with what the options change of it; `memory` and `cpu` are promised.
+pub(crate) fn changed(
+    is: &Elasticity,
+    given: &ElasticityArgs,
+    memory: Bytes,
+    cpu: MilliCores,
+) -> Outcome<Elasticity> {
+    let class = given.class.unwrap_or(match is {
+        Elasticity::Guaranteed => Class::Guaranteed,
+        Elasticity::Burstable { .. } => Class::Burstable,
+        Elasticity::Deflatable { .. } => Class::Deflatable,
+    });
+    let (memory_is, cpu_is, shares_is, curves) = match is.clone() {
+        Elasticity::Guaranteed => {
+            (Bytes(memory.0 / 2), MilliCores(cpu.0 / 2), DEFAULT_SHARES, None)
+        }
+        Elasticity::Burstable { memory_min, cpu_min, shares } => {
+            (memory_min, cpu_min, shares, None)
+        }
+        Elasticity::Deflatable { memory_min, cpu_min, shares, utility } => {
+            (memory_min, cpu_min, shares, utility)
+        }
+    };
+    let memory_min = given.min_memory.unwrap_or_else(|| memory_is.max(LEAST_MEMORY).min(memory));
+    let cpu_min = given.min_cpu.unwrap_or_else(|| cpu_is.max(LEAST_CPU).min(cpu));
+    let shares = given.shares.unwrap_or(shares_is);
+    match class {
+        Class::Guaranteed
+            if given.min_memory.is_some() || given.min_cpu.is_some() || given.shares.is_some() =>
+        {
+            Err(Failure::usage("a guaranteed VM has all that it is promised: it has no minimum")
+                .hint("add --class burstable or --class deflatable"))
+        }
+        Class::Guaranteed => Ok(Elasticity::Guaranteed),
+        Class::Burstable => Ok(Elasticity::Burstable { memory_min, cpu_min, shares }),
+        Class::Deflatable => {
+            Ok(Elasticity::Deflatable { memory_min, cpu_min, shares, utility: curves })
+        }
+    }
 }
 
 fn read(path: &Path, what: &str) -> Outcome<String> {

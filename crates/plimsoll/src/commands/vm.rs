@@ -9,7 +9,7 @@ use plimsoll_api::{
     Client, ErrorBody,
     v1::{CreateVmsRequest, DeflateVmRequest, SetVmRequest, StopVmRequest, VmView},
 };
-use plimsoll_model::{Amount, Name};
+use plimsoll_model::{Amount, Elasticity, Name};
 use serde::Serialize;
 
 use super::{
@@ -19,7 +19,10 @@ use super::{
 use crate::{
     cli::{
         values::{WaitArgs, milliseconds},
-        vm::{CreateArgs, DeflateArgs, DeleteArgs, ListArgs, SetArgs, StopArgs, VmCommand},
+        vm::{
+            CreateArgs, DeflateArgs, DeleteArgs, ElasticityArgs, ListArgs, SetArgs, StopArgs,
+            VmCommand,
+        },
     },
     config::Connection,
     failure::{DONE, Failure, OrFail as _, Outcome},
@@ -141,6 +144,23 @@ pub(super) async fn reservations(connection: &Connection, output: Output) -> Out
         .show(&reservations, |output, reservations| output::vm::reservations(output, reservations))
 }
 
+/// The class that the options make of what the VM has now; `None` where they name nothing of it.
+async fn new_elasticity(
+    args: &SetArgs,
+    connection: &Connection,
+    project: &Name,
+) -> Outcome<Option<Elasticity>> {
+    let given = &args.elasticity;
+    let ElasticityArgs { class, min_memory, min_cpu, shares } = given;
+    if class.is_none() && min_memory.is_none() && min_cpu.is_none() && shares.is_none() {
+        return Ok(None);
+    }
+    let vm = connection.client.vm(project, &args.name).await?;
+    let (memory, cpu) = (vm.resources.memory, vm.resources.cpu);
+    let (memory, cpu) = (args.memory.unwrap_or(memory), args.cpu.unwrap_or(cpu));
+    super::request::changed(&vm.spec.elasticity, given, memory, cpu).map(Some)
+}
+
 async fn set(args: &SetArgs, connection: &Connection, output: Output) -> Outcome {
     let project = connection.project()?;
     let name = &args.name;
@@ -151,6 +171,7 @@ async fn set(args: &SetArgs, connection: &Connection, output: Output) -> Outcome
         .map(|at| at.resolve(jiff::Timestamp::now()))
         .transpose()
         .map_err(Failure::usage)?;
+    let elasticity = new_elasticity(args, connection, &project).await?;
     let request = SetVmRequest {
         cpu: args.cpu,
         memory: args.memory,
@@ -161,6 +182,7 @@ async fn set(args: &SetArgs, connection: &Connection, output: Output) -> Outcome
         end_at,
         restart: args.restart,
         on_host_failure: args.on_host_failure,
+        elasticity,
         constraints: (args.no_constraints || !constraints.is_empty()).then_some(constraints),
         if_generation: args.if_generation,
     };

@@ -112,6 +112,7 @@ pub(crate) fn show(output: &Output, vm: &VmView, now: Timestamp) -> String {
     facts.push(("addresses", addresses(vm)));
     facts.push(("networks", names(&vm.spec.networks)));
     facts.push(("resources", resources(&vm.resources)));
+    facts.push(("class", vm.spec.elasticity.to_string()));
     if let Some(application) = &vm.spec.application {
         facts.push(("application", application.to_string()));
     }
