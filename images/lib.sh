@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # What the builds of all images share. Sourced by images/build, which sets: images, repository,
-# cache, name, guest, work, out.
+# cache, name, guest, workload, work, out.
 # shellcheck disable=SC2154
 
 say() { echo "images/build: $*" >&2; }
@@ -24,13 +24,14 @@ need() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >&2
 }
 
-# Builds the static guest agent and prints its path. cargo decides whether there is anything to do.
-build_guest() {
-    local target=x86_64-unknown-linux-gnu directory=$repository/target/guest-static
-    command -v cargo >/dev/null || die "cargo is missing: install Rust, or give --guest FILE"
+# build_static PACKAGE: builds a package's program of the same name as a static binary, and prints
+# its path. cargo decides whether there is anything to do.
+build_static() {
+    local package=$1 target=x86_64-unknown-linux-gnu directory=$repository/target/guest-static
+    command -v cargo >/dev/null || die "cargo is missing: install Rust, or give the programs as files"
     (cd "$repository" && RUSTFLAGS='-C target-feature=+crt-static' cargo build --quiet \
-        --package plimsoll-guest --profile guest --target "$target" --target-dir "$directory") >&2
-    local binary=$directory/$target/guest/plimsoll-guest
+        --package "$package" --profile guest --target "$target" --target-dir "$directory") >&2
+    local binary=$directory/$target/guest/$package
     # "ldd" fails on a binary that needs no libraries, or says so.
     if ldd "$binary" 2>/dev/null | grep -q '=>'; then
         die "$binary is not static"

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# The tiny image: kernel modules, busybox and the guest agent in an initramfs, and an empty data
-# disk. Sourced by images/build.
+# The tiny image: kernel modules, busybox, the guest agent and the workloads in an initramfs, and an
+# empty data disk. Sourced by images/build.
 # shellcheck disable=SC2034,SC2154
 
 description='Debian cloud kernel and busybox; a demo image: root without a password on the console'
@@ -19,12 +19,14 @@ need_programs() {
     kernel=$(kernel_package)
     kernel_version=$(candidate "$kernel") || die "apt knows no package $kernel"
     busybox_version=$(candidate busybox-static) || die "apt knows no package busybox-static"
+    workload=${workload:-$(build_static plimsoll-workload)}
 }
 
 describe_inputs() {
     echo "kernel $kernel $kernel_version"
     echo "busybox $busybox_version"
     echo "guest $(sha256sum <"$guest")"
+    echo "workload $(sha256sum <"$workload")"
     echo "recipe $(sha256sum <"$images/build") $(sha256sum <"$images/lib.sh")"
     hash_files "$images/tiny"
 }
@@ -47,6 +49,7 @@ make_initrd() {
     done < <("$root/bin/busybox" --list-full | grep -E '^(usr/)?s?bin/')
     ln -sf /bin/busybox "$root/sbin/init"
     install -m 755 "$guest" "$root/usr/bin/plimsoll-guest"
+    install -m 755 "$workload" "$root/usr/bin/plimsoll-workload"
     chmod 1777 "$root/tmp"
     copy_modules "$root"
     printf 'PRETTY_NAME="Plimsoll tiny"\nID=plimsoll-tiny\n' >"$root/etc/os-release"
