@@ -151,6 +151,22 @@ fn guest_memory(maps: &str) -> Vec<Mapping> {
         .collect()
 }
 
+/// What the host holds of a guest's memory, by `/proc/PID/smaps`, in bytes.
+pub(crate) fn guest_resident(smaps: &str) -> u64 {
+    let mut sum: u64 = 0;
+    let mut is_guest = false;
+    for line in smaps.lines() {
+        // A mapping's first line begins with its addresses, the others with a name and a colon.
+        let first = line.split_whitespace().next().unwrap_or_default();
+        if !first.ends_with(':') {
+            is_guest = !guest_memory(line).is_empty();
+        } else if is_guest && let Some(held) = memory_field(line, "Rss") {
+            sum = sum.saturating_add(held.get());
+        }
+    }
+    sum
+}
+
 /// The mappings in pieces, every sixteenth first, then those between.
 fn scattered(mappings: &[Mapping]) -> Vec<Mapping> {
     let pieces: Vec<Mapping> = mappings
@@ -207,6 +223,23 @@ nonsense
         let found = guest_memory(MAPS);
         assert_eq!(found, [Mapping { start: 0x7f00_0000_0000, end: 0x7f00_1000_0000 }]);
         assert!(guest_memory("").is_empty());
+    }
+
+    #[test]
+    fn what_is_held_of_it_is_summed() {
+        let smaps = "\
+55d0c0000000-55d0c0800000 r-xp 00000000 fd:01 42 /usr/bin/qemu
+Rss:                 100 kB
+7f0000000000-7f0010000000 rw-p 00000000 00:00 0 
+Size:             262144 kB
+Rss:                2048 kB
+Pss:                   1 kB
+7f0020000000-7f0024000000 rw-p 00000000 00:00 0 
+Rss:                1024 kB
+7fff00000000-7fff00021000 rw-p 00000000 00:00 0 [stack]
+Rss:                   8 kB";
+        assert_eq!(guest_resident(smaps), 3 << 20);
+        assert_eq!(guest_resident("nonsense"), 0);
     }
 
     #[test]

@@ -45,8 +45,8 @@ use crate::{
     link::{Link, LinkError},
     net::{Fabric, Underlay, VXLAN_PORT},
     server::{Listener, ServerError, ServerState},
-    telemetry::UsageSampler,
-    vm::{Environment, QemuUser, Vms, VmsError, argv},
+    telemetry::{Divided, UsageSampler},
+    vm::{Environment, QemuUser, Vms, VmsError, argv, reclaim::Reclaimer},
 };
 
 /// Most VMs that were found have been looked at after so long. One whose QEMU hangs takes longer: the
@@ -419,12 +419,14 @@ impl Running {
                     .boxed()
             }),
         };
+        let (division, divided) = watch::channel(Divided::default());
+        let reclaimer = Reclaimer::new(self.vms.clone(), self.spec.subscribe(), division);
         let link = Link {
             client: self.client.clone(),
             vms: Arc::new(self.vms.clone()),
             networks: Arc::clone(&self.networks) as _,
             spec: self.spec.subscribe(),
-            usage: UsageSampler::new(self.config.storage_path()),
+            usage: UsageSampler::new(self.config.storage_path(), divided),
             lease_path: lease_path(&self.config.data_dir),
             state_path: self.config.data_dir.join("link.json"),
         };
@@ -442,6 +444,7 @@ impl Running {
                 )
             } => ended.map(|_| ()),
             () = self.keep_house() => Ok(()),
+            () = reclaimer.run() => Ok(()),
         }
     }
 

@@ -6,13 +6,14 @@ use std::{
 };
 
 use fs_err as fs;
-use plimsoll_api::cluster::HostUsage;
+use plimsoll_api::cluster::{HostMemory, HostUsage, VmUsage};
 use plimsoll_model::{Bytes, MilliCores};
+use tokio::sync::watch;
 
 use crate::{disk::space_at, kernel_fields::memory_field};
 
 /// The kernel counts CPU time in hundredths of a second towards user space, on every architecture.
-const TICKS_PER_SECOND: u64 = 100;
+pub(crate) const TICKS_PER_SECOND: u64 = 100;
 
 /// Less time than this between two samples says little: then the former figure stands.
 const SHORTEST_WINDOW: Duration = Duration::from_millis(500);
@@ -23,13 +24,30 @@ pub struct UsageSampler {
     storage: PathBuf,
     last: Option<(std::time::Instant, u64)>,
     cpu: MilliCores,
+    divided: watch::Receiver<Divided>,
+}
+
+/// What the task that divides the host's memory tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Divided {
+    /// How it is divided; `None` where no VM is elastic.
+    pub memory: Option<HostMemory>,
+    /// What the VMs that run use.
+    pub vms: Vec<VmUsage>,
 }
 
 impl UsageSampler {
-    /// For a host with its VMs' disks below `storage`.
+    /// For a host with its VMs' disks below `storage`, whose memory is divided as `divided` tells.
     #[must_use]
-    pub const fn new(storage: PathBuf) -> Self {
-        Self { storage, last: None, cpu: MilliCores(0) }
+    pub const fn new(storage: PathBuf, divided: watch::Receiver<Divided>) -> Self {
+        Self { storage, last: None, cpu: MilliCores(0), divided }
+    }
+
+    /// Ends when the division of the host's memory has changed in a way that is worth telling.
+    pub(crate) async fn division_changed(&mut self) {
+        if self.divided.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// The usage now. What cannot be read counts as zero: a report must not fail for it.
@@ -42,7 +60,15 @@ impl UsageSampler {
                 .unwrap_or_default(),
             disk_free: space_at(&self.storage).map(|space| space.free).unwrap_or_default(),
             running_vms,
+            swap: swap_total(),
+            division: self.divided.borrow_and_update().memory,
         }
+    }
+
+    /// What the VMs that run use.
+    #[must_use]
+    pub fn vms(&self) -> Vec<VmUsage> {
+        self.divided.borrow().vms.clone()
     }
 
     fn sample_cpu(&mut self) {
@@ -64,6 +90,12 @@ impl UsageSampler {
         self.cpu = MilliCores(used / millis);
         self.last = Some((now, busy));
     }
+}
+
+/// Swap space of the host, used or not.
+fn swap_total() -> Bytes {
+    let meminfo = read(Path::new("/proc/meminfo")).unwrap_or_default();
+    memory_field(&meminfo, "SwapTotal").unwrap_or_default()
 }
 
 fn read(path: &Path) -> Option<String> {
@@ -102,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_busy_core_counts_as_a_thousand() {
-        let mut sampler = UsageSampler::new("/".into());
+        let mut sampler = UsageSampler::new("/".into(), watch::channel(Divided::default()).1);
         let usage = sampler.sample(3);
         assert_eq!((usage.running_vms, usage.cpu), (3, MilliCores(0)));
         assert!(usage.memory > Bytes::ZERO && usage.disk_free > Bytes::ZERO);

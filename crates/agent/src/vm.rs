@@ -23,6 +23,7 @@ pub mod guard;
 pub mod guest_channel;
 pub mod host;
 pub mod lease;
+pub(crate) mod reclaim;
 mod registry;
 mod runner;
 mod socket;

@@ -75,6 +75,24 @@ pub struct AgentReport {
     pub vms: Vec<ObservedVm>,
     /// How busy it is.
     pub usage: HostUsage,
+    /// How busy its running VMs are.
+    #[serde(default)]
+    pub vm_usage: Vec<VmUsage>,
+}
+
+/// What a VM uses, as its host sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct VmUsage {
+    /// The VM.
+    pub vm: VmId,
+    /// CPU time of its process, over the last seconds.
+    pub cpu: MilliCores,
+    /// Memory that its guest uses and could not give back; where it does not speak, what the host
+    /// holds of its memory.
+    pub memory: Bytes,
+    /// What the host holds of its memory.
+    pub resident: Bytes,
 }
 
 /// How busy a host is. Kept in memory by the manager, never in the store.
@@ -89,6 +107,12 @@ pub struct HostUsage {
     pub disk_free: Bytes,
     /// VMs whose QEMU runs.
     pub running_vms: u32,
+    /// Swap space, used or not.
+    #[serde(default)]
+    pub swap: Bytes,
+    /// How its memory is divided; `None` where none of its VMs is elastic.
+    #[serde(default)]
+    pub division: Option<HostMemory>,
 }
 
 /// The answer to a report.
@@ -248,6 +272,64 @@ pub struct ObservedVm {
     /// How the last deflation went, as long as it lasts.
     #[serde(default)]
     pub deflation: Option<DeflationOutcome>,
+    /// What its host decided that it is to have now; `None` while its host has not looked at it.
+    #[serde(default)]
+    pub share: Option<VmShare>,
+}
+
+/// What a VM is to have now of what it was promised, by its host's decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct VmShare {
+    /// The size of its memory.
+    pub memory: Bytes,
+    /// What is taken from it for now, of what its user leaves it.
+    pub taken: Bytes,
+    /// Its weight against the other VMs of its host when all want CPU, from 1 to 10,000.
+    pub cpu_weight: u16,
+    /// Why, for people; empty where it has all that it was promised and wants.
+    pub reasons: Vec<String>,
+}
+
+/// How short of memory a host is, after Waldspurger (OSDI'02, section 6.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum MemoryState {
+    /// There is enough.
+    #[default]
+    High,
+    /// Guests are asked for memory.
+    Soft,
+    /// The host pages out as well.
+    Hard,
+    /// VMs may not grow either.
+    Low,
+}
+
+impl std::fmt::Display for MemoryState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::High => "high",
+            Self::Soft => "soft",
+            Self::Hard => "hard",
+            Self::Low => "low",
+        })
+    }
+}
+
+/// How a host's memory is divided among its VMs, by the last decision.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct HostMemory {
+    /// How short of it the host is.
+    pub state: MemoryState,
+    /// What is free of what VMs may have.
+    pub free: Bytes,
+    /// What its VMs do without at present, of what they were promised.
+    pub reclaimed: Bytes,
+    /// What could not be taken although it is needed.
+    pub shortfall: Bytes,
 }
 
 /// How a deflation went.

@@ -23,14 +23,14 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use serde::{Deserialize, Serialize};
 
 use plimsoll_model::{
-    Bytes, Cidr, Constraint, Credits, Deflation, Element, EventSequence, Fencing, HostId,
-    HostPhase, HostSpec, ImageFile, Name, OnHostFailure, Policy, Power, Prices, ProjectId, Quota,
-    Resources, RestartPolicy, Role, Timestamp, TokenId, VmId, VmPhase, VmSpec,
+    Amount, Bytes, Cidr, Constraint, Credits, Deflation, Element, EventSequence, Fencing, Fraction,
+    HostId, HostPhase, HostSpec, ImageFile, Name, OnHostFailure, Policy, Power, Prices, ProjectId,
+    Quota, Resources, RestartPolicy, Role, Timestamp, TokenId, VmId, VmPhase, VmSpec,
 };
 
 use crate::{
     ErrorBody,
-    cluster::{ActualLimits, DeflationOutcome, HostUsage},
+    cluster::{ActualLimits, DeflationOutcome, HostUsage, VmShare, VmUsage},
     guest::Facts,
 };
 
@@ -152,6 +152,12 @@ pub struct VmView {
     /// How that went, once it was tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deflation_outcome: Option<DeflationOutcome>,
+    /// What its host decided that it is to have now, where that divides its memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<VmShare>,
+    /// What it uses, as its host sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<VmUsage>,
 }
 
 /// Takes a part of what a running VM has, until it is inflated again. What it is promised stays
@@ -312,6 +318,9 @@ pub struct Explanation {
     pub chosen: Option<Name>,
     /// One line that sums it up.
     pub reason: String,
+    /// Of a VM that runs on a host that divides its memory: what it is to have now, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<VmShare>,
     /// Every host, in the order of their ids.
     pub hosts: Vec<HostVerdict>,
 }
@@ -371,7 +380,11 @@ pub struct HostView {
     pub spec: HostSpec,
     /// What its VMs were promised, overhead included.
     pub committed: Resources,
-    /// What is left.
+    /// What may be promised beyond its capacity at the risk that the settings state: what its
+    /// elastic VMs are promised and will not use.
+    #[serde(default)]
+    pub loan: Amount,
+    /// What is left, that included.
     pub free: Resources,
     /// How busy it is, as of its last report.
     pub usage: Option<HostUsage>,
@@ -584,6 +597,22 @@ pub struct Settings {
     pub vm_memory_overhead: Bytes,
     /// How long before a VM's end its guest is warned, in seconds.
     pub end_warning_s: u32,
+    /// In which share of slots a host may be short of CPU. With 0 no host is promised
+    /// more CPU than it has; otherwise elastic VMs count with what they are likely to use.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = f64))]
+    pub risk_cpu: Fraction,
+    /// The same of memory. No more is promised than there is a place for: memory and swap.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = f64))]
+    pub risk_memory: Fraction,
+    /// The length of a slot, in seconds: how finely it is remembered what VMs use.
+    #[serde(default = "five_minutes")]
+    pub slot_s: u32,
+}
+
+const fn five_minutes() -> u32 {
+    300
 }
 
 impl Default for Settings {
@@ -596,6 +625,9 @@ impl Default for Settings {
             lease_ms: 20_000,
             vm_memory_overhead: Bytes::mib(96),
             end_warning_s: 60,
+            risk_cpu: Fraction::ZERO,
+            risk_memory: Fraction::ZERO,
+            slot_s: five_minutes(),
         }
     }
 }
@@ -626,6 +658,17 @@ pub struct SetSettingsRequest {
     /// See [`Settings::end_warning_s`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end_warning_s: Option<u32>,
+    /// The length of a slot, in seconds: what was learnt with another length is forgotten.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot_s: Option<u32>,
+    /// In which share of slots a host may be short of CPU, from 0 to 0.5.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<f64>))]
+    pub risk_cpu: Option<Fraction>,
+    /// The same of memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<f64>))]
+    pub risk_memory: Option<Fraction>,
 }
 
 /// Who asks, as the manager sees it.

@@ -15,6 +15,8 @@ use plimsoll_api::guest::{
 use crate::system::{System, hundredths};
 use crate::{VERSION, cpus};
 
+/// Balloons count in pages of this size.
+const PAGE_BYTES: u64 = 4096;
 /// The kernel's clock tick towards user space, in milliseconds: 100 Hz on every x86 kernel.
 const TICK_MS: u64 = 10;
 
@@ -101,10 +103,11 @@ fn interfaces(
 /// The guest's memory as its kernel tells it; zeros where it does not.
 #[must_use]
 pub fn memory(system: &System) -> MemoryFacts {
-    parse_memory(&system.read("proc/meminfo").unwrap_or_default())
+    let read = |path| system.read(path).unwrap_or_default();
+    parse_memory(&read("proc/meminfo"), &read("proc/vmstat"))
 }
 
-fn parse_memory(meminfo: &str) -> MemoryFacts {
+fn parse_memory(meminfo: &str, vmstat: &str) -> MemoryFacts {
     let mut bytes = BTreeMap::new();
     for line in meminfo.lines() {
         if let Some((name, rest)) = line.split_once(':') {
@@ -122,7 +125,20 @@ fn parse_memory(meminfo: &str) -> MemoryFacts {
         cached_bytes: cached.saturating_sub(get("Shmem")),
         swap_total_bytes: get("SwapTotal"),
         swap_free_bytes: get("SwapFree"),
+        active_file_bytes: get("Active(file)"),
+        // Both count pages, since boot.
+        balloon_bytes: counter(vmstat, "balloon_inflate")
+            .saturating_sub(counter(vmstat, "balloon_deflate"))
+            .saturating_mul(PAGE_BYTES),
+        oom_kills: counter(vmstat, "oom_kill"),
     }
+}
+
+/// A line of `/proc/vmstat`.
+fn counter(vmstat: &str, name: &str) -> u64 {
+    let mut lines = vmstat.lines().filter_map(|line| line.split_once(' '));
+    let found = lines.find(|(counter, _)| *counter == name);
+    found.and_then(|(_, value)| value.trim().parse().ok()).unwrap_or(0)
 }
 
 fn cpu_time(stat: &str) -> CpuTime {
@@ -191,10 +207,13 @@ mod tests {
 
     #[test]
     fn kernel_files_are_read() {
-        let facts =
-            parse_memory("MemTotal:  1000 kB\nMemAvailable: 500 kB\nCached: 90 kB\nShmem: 40 kB\n");
+        let facts = parse_memory(
+            "MemTotal:  1000 kB\nMemAvailable: 500 kB\nCached: 90 kB\nShmem: 40 kB\n",
+            "oom_kill 3\nballoon_inflate 7\nballoon_deflate 5\n",
+        );
         assert_eq!((facts.total_bytes, facts.available_bytes), (1_024_000, 512_000));
-        assert_eq!(facts.cached_bytes, 50 * 1024);
+        assert_eq!((facts.cached_bytes, facts.oom_kills), (50 * 1024, 3));
+        assert_eq!((facts.balloon_bytes, facts.used_bytes()), (8192, 512_000 - 8192));
 
         let time = cpu_time("cpu  10 1 20 300 4 5 6 7 8 9\ncpu0 1 2 3\n");
         let expected =
@@ -240,7 +259,7 @@ mod tests {
     proptest! {
         #[test]
         fn odd_kernel_files_never_panic(text in ".{0,300}") {
-            parse_memory(&text);
+            parse_memory(&text, &text);
             cpu_time(&format!("cpu {text}"));
             load(&text);
             stalls(&text);

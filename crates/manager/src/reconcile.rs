@@ -15,6 +15,7 @@ pub(crate) mod ending;
 pub(crate) mod failover;
 pub(crate) mod fencing;
 pub(crate) mod hosts;
+pub(crate) mod overcommit;
 pub(crate) mod pending;
 pub(crate) mod reservations;
 pub(crate) mod tokens;
@@ -40,6 +41,12 @@ pub fn spawn(core: &Core) -> Reconcilers {
     tasks.spawn(repeat(core.clone(), "ending", every, ending::reconcile));
     tasks.spawn(repeat(core.clone(), "credits", slowly, credits::reconcile));
     tasks.spawn(repeat(core.clone(), "tokens", slowly, tokens::reconcile));
+    let overcommitter = std::sync::Arc::new(overcommit::Overcommitter::default());
+    let reckon = move |core| {
+        let overcommitter = std::sync::Arc::clone(&overcommitter);
+        async move { overcommitter.reconcile(core).await }
+    };
+    tasks.spawn(repeat(core.clone(), "overcommit", every, reckon));
     if let Some(command) = core.config().fencing.clone() {
         let fencer = std::sync::Arc::new(fencing::Fencer::new(command));
         let reconcile = move |core| {

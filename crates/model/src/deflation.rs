@@ -13,6 +13,8 @@ use crate::{
 
 /// The most that can be taken of a resource, in percent.
 pub const MAX_DEFLATION_PERCENT: u8 = 90;
+/// Memory is taken in pages of this size.
+const PAGE: u64 = 4096;
 /// The longest time that a deflation may be given, in milliseconds.
 pub const MAX_DEFLATION_MS: u64 = 600_000;
 
@@ -102,8 +104,10 @@ impl Deflation {
             let part = u128::from(amount) * u128::from(percent.min(MAX_DEFLATION_PERCENT)) / 100;
             u64::try_from(part).unwrap_or(amount)
         };
+        let memory = part(promised.memory.get(), self.memory_percent);
         Amount {
-            memory: Bytes(part(promised.memory.get(), self.memory_percent)),
+            // Whole pages: no guest gives less than one.
+            memory: Bytes(memory - memory % PAGE),
             cpu: MilliCores(part(promised.cpu.get(), self.cpu_percent)),
         }
     }

@@ -102,6 +102,10 @@ pub enum EventKind {
     VmDeflated,
     /// What was taken is to be given back.
     VmInflated,
+    /// Its host takes memory from it for others.
+    VmReclaimed,
+    /// It has all of its memory again.
+    VmRestored,
     VmEndingSoon,
     VmEnded,
     VmLost,
@@ -121,6 +125,8 @@ pub enum EventKind {
     HostDraining,
     HostUndrained,
     HostRemoved,
+    /// How short of memory it is has changed.
+    HostMemory,
     ProjectCreated,
     ProjectChanged,
     ProjectDeleted,

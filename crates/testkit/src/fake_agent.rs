@@ -399,6 +399,7 @@ impl Shared {
                 guest: None,
                 limits: None,
                 deflation: None,
+                share: None,
             })
             .collect();
         let running = vms.iter().filter(|vm| vm.phase == ObservedPhase::Running).count();
@@ -414,6 +415,7 @@ impl Shared {
             desired_generation: host.generation,
             vms,
             usage,
+            vm_usage: Vec::new(),
         }
     }
 }

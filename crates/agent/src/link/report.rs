@@ -82,6 +82,7 @@ impl Reporter {
                         Ok(()) = vm_changes.changed() => {}
                         Ok(()) = applied_changes.changed() => {}
                         Ok(()) = self.spec.changed() => {}
+                        () = self.usage.division_changed() => {}
                     }
                 }
                 Err(error) => {
@@ -106,6 +107,7 @@ impl Reporter {
             desired_generation,
             vms,
             usage,
+            vm_usage: self.usage.vms(),
         }
     }
 

@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
+    telemetry::Divided,
     testing::{Behaviour, FakeManager, host_spec, wait_for},
     vm::lease::Lease,
 };
@@ -86,7 +87,7 @@ impl Host {
             vms: Arc::clone(&vms) as _,
             networks: Arc::clone(&networks) as _,
             spec,
-            usage: UsageSampler::new(directory.to_owned()),
+            usage: UsageSampler::new(directory.to_owned(), watch::channel(Divided::default()).1),
             lease_path: lease.clone(),
             state_path: directory.join("link.json"),
         };
@@ -132,6 +133,7 @@ fn running(vm: u128) -> ObservedVm {
         guest: None,
         limits: None,
         deflation: None,
+        share: None,
     }
 }
 

@@ -20,7 +20,7 @@ use super::guard::record::{UserIds, VmDirectory, name};
 use super::guest_channel::GuestCallError;
 use super::host::{Disks, Images, Networks};
 use super::lease::BootTime;
-use super::runner::{self, RunnerHandle};
+use super::runner::{self, Footing, RunnerHandle, Share};
 use crate::limits::CpuGroups;
 
 /// A call to a guest has this long beyond the command's own time.
@@ -261,6 +261,19 @@ impl Vms {
         let entries = self.shared.entries.lock();
         let runners = entries.values().filter(|entry| entry.runner.is_adopted());
         runners.map(|entry| entry.runner.observed()).collect()
+    }
+
+    /// How each VM that runs stands.
+    pub(super) fn footings(&self) -> BTreeMap<VmId, Footing> {
+        let entries = self.shared.entries.lock();
+        entries.iter().filter_map(|(vm, entry)| Some((*vm, entry.runner.footing()?))).collect()
+    }
+
+    /// Tells a VM what it is to have.
+    pub(super) fn give(&self, vm: VmId, share: Option<Share>) {
+        if let Some(entry) = self.shared.entries.lock().get(&vm) {
+            entry.runner.give(share);
+        }
     }
 
     /// Changes whenever [`Self::observed`] does.

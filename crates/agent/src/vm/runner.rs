@@ -26,16 +26,17 @@ use std::time::Duration;
 
 use plimsoll_api::ErrorChain;
 use plimsoll_api::cluster::{
-    ActualLimits, DeflationOutcome, DesiredPresent, DesiredVm, ObservedPhase, ObservedVm, Wanted,
+    ActualLimits, DeflationOutcome, DesiredPresent, DesiredVm, ObservedPhase, ObservedVm, VmShare,
+    Wanted,
 };
 use plimsoll_api::guest::{Answer, Call, Facts};
-use plimsoll_model::{Power, Timestamp, VmId};
+use plimsoll_model::{Amount, Bytes, Elasticity, Power, Timestamp, VmId};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::live::{Goal, Live};
+use self::live::{Goal, Live, taken_back};
 use self::record::{End, Ended, Next, Record};
 use self::stop::Stopping;
 use super::adopt::{AdoptError, Verdict, adopt, exit_of};
@@ -88,8 +89,36 @@ pub(super) struct RunnerHandle {
     wish: watch::Sender<Option<Wish>>,
     observed: watch::Receiver<Option<ObservedVm>>,
     guest: watch::Receiver<Option<GuestChannel>>,
+    footing: watch::Receiver<Option<Footing>>,
+    share: watch::Sender<Option<Share>>,
     absent: ObservedVm,
     _stop: DropGuard,
+}
+
+/// A running VM as it is looked at by whoever divides the host.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Footing {
+    /// QEMU's process.
+    pub qemu: u32,
+    /// What was launched, counted.
+    pub launch: u64,
+    pub elasticity: Elasticity,
+    /// What its user leaves it.
+    pub promised: Amount,
+    /// The memory that it has now: boot memory and what is plugged in, less the balloon.
+    pub memory: Bytes,
+    /// What its guest told last; `None` while it does not speak.
+    pub facts: Option<Facts>,
+    /// How often its guest took memory back by itself.
+    pub taken_back: u64,
+}
+
+/// What a VM is to have of the host.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Share {
+    pub decision: VmShare,
+    /// How often its guest is to be asked how it does.
+    pub ask_every: Duration,
 }
 
 impl RunnerHandle {
@@ -117,6 +146,20 @@ impl RunnerHandle {
     pub(super) fn guest(&self) -> Option<GuestChannel> {
         self.guest.borrow().clone()
     }
+
+    /// How it stands, while it runs.
+    pub(super) fn footing(&self) -> Option<Footing> {
+        self.footing.borrow().clone()
+    }
+
+    /// What it is to have from now on; `None`: all that it is promised.
+    pub(super) fn give(&self, share: Option<Share>) {
+        self.share.send_if_modified(|current| {
+            let news = *current != share;
+            *current = share;
+            news
+        });
+    }
 }
 
 /// Starts the task of a VM. It ends when the handle is dropped; the VM goes on.
@@ -129,6 +172,8 @@ pub(super) fn spawn(
     let (wish, wishes) = watch::channel(None);
     let (publish, observed) = watch::channel(None);
     let (guest_sender, guest) = watch::channel(None);
+    let (stand, footing) = watch::channel(None);
+    let (share, shares) = watch::channel(None);
     let stop = CancellationToken::new();
     let runner = Runner {
         environment,
@@ -138,6 +183,8 @@ pub(super) fn spawn(
         publish,
         changes,
         guest_sender,
+        stand,
+        shares,
         record: Record::default(),
         process: Process::Unknown,
         message: None,
@@ -168,8 +215,10 @@ pub(super) fn spawn(
         guest: None,
         limits: None,
         deflation: None,
+        share: None,
     };
-    RunnerHandle { wish, observed, guest, absent, _stop: stop.drop_guard() }
+    let _stop = stop.drop_guard();
+    RunnerHandle { wish, observed, guest, footing, share, absent, _stop }
 }
 
 /// Why a runner no longer waits.
@@ -207,6 +256,8 @@ struct Runner {
     publish: watch::Sender<Option<ObservedVm>>,
     changes: watch::Sender<u64>,
     guest_sender: watch::Sender<Option<GuestChannel>>,
+    stand: watch::Sender<Option<Footing>>,
+    shares: watch::Receiver<Option<Share>>,
     record: Record,
     process: Process,
     message: Option<String>,
@@ -258,8 +309,16 @@ impl Runner {
         let before = live.guest.now();
         // How a guest does that has less than it was promised decides what it is left.
         let deflated = live.is_deflated();
+        let shares = &mut self.shares;
+        let share = async {
+            if shares.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
             () = wish => Wake::Step,
+            () = share => Wake::Step,
+            () = taken_back(&mut live.events, &live.memory) => Wake::Step,
             () = live.qmp.closed() => Wake::Step,
             // Its answer borrows the status: it must not live on.
             () = async { drop(guest.wait_for(|status| *status != before).await) } => Wake::Step,
@@ -314,7 +373,7 @@ impl Runner {
                 let guest = GuestChannel::open(self.directory.clone());
                 self.guest_sender.send_replace(Some(guest.clone()));
                 let (news, facts) = watch::channel(None);
-                let gather = tokio::spawn(gather_facts(guest.clone(), news));
+                let gather = tokio::spawn(gather_facts(guest.clone(), self.shares.clone(), news));
                 let gather = AbortOnDropHandle::new(gather);
                 let live = Live::new(
                     adopted.record,
@@ -652,7 +711,15 @@ impl Runner {
             self.failures = 0;
         }
         let machine = self.record.machine;
-        let aim = live.deflate(present, self.limits.as_ref()).await;
+        let left = live.deflate(present, self.limits.as_ref()).await;
+        let share = self.shares.borrow_and_update().clone();
+        let is_elastic = present.elasticity != Elasticity::Guaranteed;
+        let aim = match &share {
+            Some(share) => left.within(&share.decision),
+            // What an agent before this one took stays taken until the first decision.
+            None if is_elastic => live.as_it_is(left).await,
+            None => left,
+        };
         let goal = Goal { present, aim, machine: &machine };
         let (limits, mut outstanding) = live.apply(&self.environment, self.vm, &goal).await;
         if live.is_deflating() {
@@ -672,6 +739,20 @@ impl Runner {
         }
         warning::give(live, present, &mut self.warned).await;
         let next_look = REFRESH.min(warning::pause(present, self.warned));
+        let footing = Footing {
+            qemu: u32::try_from(live.record.qemu.pid).unwrap_or(0),
+            launch: self.record.launch,
+            elasticity: present.elasticity.clone(),
+            promised: Amount { memory: left.memory, cpu: left.cpu },
+            memory: limits.memory.unwrap_or(left.memory),
+            facts: live.guest.is_speaking().then(|| live.facts.borrow().clone()).flatten(),
+            taken_back: live.times_taken_back(),
+        };
+        self.stand.send_if_modified(|stand| {
+            let news = stand.as_ref() != Some(&footing);
+            *stand = Some(footing);
+            news
+        });
         self.limits = Some(limits);
         if live.qmp.is_closed() {
             return (ObservedPhase::Running, Duration::ZERO);
@@ -712,7 +793,11 @@ impl Runner {
             guest: facts,
             limits: self.limits.clone(),
             deflation: self.deflation.clone(),
+            share: self.shares.borrow().as_ref().map(|share| share.decision.clone()),
         };
+        if !matches!(self.process, Process::Live(..)) {
+            self.stand.send_replace(None);
+        }
         let news = self.publish.send_if_modified(|current| {
             if current.as_ref() == Some(&observed) {
                 return false;
@@ -740,7 +825,11 @@ async fn another_wish(wishes: &mut watch::Receiver<Option<Wish>>, present: &Desi
 
 /// Asks the guest for its facts, again and again. Holds no monitor connection: QEMU serves one
 /// client, and the next agent's would wait for its end.
-async fn gather_facts(guest: GuestChannel, facts: watch::Sender<Option<Facts>>) {
+async fn gather_facts(
+    guest: GuestChannel,
+    mut shares: watch::Receiver<Option<Share>>,
+    facts: watch::Sender<Option<Facts>>,
+) {
     let mut status = guest.status();
     loop {
         if status.wait_for(|status| *status != GuestStatus::Silent).await.is_err() {
@@ -749,7 +838,19 @@ async fn gather_facts(guest: GuestChannel, facts: watch::Sender<Option<Facts>>) 
         if let Ok(Answer::Facts(news)) = guest.call(Call::Facts, FACTS_LIMIT).await {
             facts.send_replace(Some(*news));
         }
-        sleep(FACTS).await;
+        let asked = Instant::now();
+        let due = |share: &Option<Share>| {
+            let every = share.as_ref().map_or(FACTS, |share| share.ask_every);
+            asked + every
+        };
+        loop {
+            let until = due(&shares.borrow_and_update());
+            tokio::select! {
+                () = sleep_until(until) => break,
+                // It may be in more of a hurry now.
+                Ok(()) = shares.changed() => {}
+            }
+        }
     }
 }
 

@@ -21,8 +21,8 @@ use plimsoll_api::cluster::{
 };
 use plimsoll_api::guest::ExecRequest;
 use plimsoll_model::{
-    BitsPerSecond, Bytes, ImageFile, ImageFileKind, Interface, MilliCores, Power, ProjectId,
-    Resources, RestartPolicy, VmId,
+    BitsPerSecond, Bytes, Elasticity, ImageFile, ImageFileKind, Interface, MilliCores, Power,
+    ProjectId, Resources, RestartPolicy, VmId,
 };
 
 /// A boot on a busy machine takes a while; nothing here takes longer.
@@ -340,6 +340,7 @@ pub(crate) fn present() -> DesiredPresent {
         fenced_by_lease: false,
         reboots: 0,
         deflation: None,
+        elasticity: Elasticity::Guaranteed,
         end_at: None,
         warn_at: None,
     }

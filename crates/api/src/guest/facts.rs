@@ -102,6 +102,25 @@ pub struct MemoryFacts {
     pub swap_total_bytes: u64,
     /// Unused swap space.
     pub swap_free_bytes: u64,
+    /// Cached pages of files that were used again lately; 0 from an older agent.
+    #[serde(default)]
+    pub active_file_bytes: u64,
+    /// What the balloon has taken: part of the total, and in use; 0 from an older agent.
+    #[serde(default)]
+    pub balloon_bytes: u64,
+    /// Processes that the kernel killed for want of memory since boot; 0 from an older agent.
+    #[serde(default)]
+    pub oom_kills: u64,
+}
+
+impl MemoryFacts {
+    /// What is in use and could not be given back without swapping. What the balloon has taken is
+    /// not in use.
+    #[must_use]
+    pub const fn used_bytes(&self) -> u64 {
+        let other = self.available_bytes.saturating_add(self.balloon_bytes);
+        self.total_bytes.saturating_sub(other)
+    }
 }
 
 /// How many CPUs.

@@ -2,7 +2,8 @@
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use plimsoll_api::cluster::{AgentReport, DesiredHost, ObservedPhase, ReportReply};
+use plimsoll_api::cluster::{AgentReport, DesiredHost, MemoryState, ObservedPhase, ReportReply};
+use plimsoll_api::guest::to_printable;
 use plimsoll_model::{
     EventKind, HostEvent, HostId, HostPhase, Severity, Subject, Timestamp, VmEvent, VmId, VmPhase,
 };
@@ -15,7 +16,7 @@ use crate::{
         desired::desired_host,
         observe::{Context, Observation, observe},
         record::HostRecord,
-        telemetry::{NotTaken, REPLIES_TO_ARM, Seen},
+        telemetry::{NotTaken, Notice, REPLIES_TO_ARM, Seen},
         txn::Txn,
     },
 };
@@ -24,6 +25,9 @@ use crate::{
 const MAX_REPORTED: usize = 10_000;
 /// Longer messages are cut off.
 const MAX_MESSAGE_CHARS: usize = 1000;
+/// More reasons for a VM's share, and longer ones, are cut off.
+const MAX_REASONS: usize = 16;
+const MAX_REASON_BYTES: usize = 300;
 /// An answer waits no longer for what the report changes to be durable.
 const MAX_NOTING: Duration = Duration::from_secs(2);
 /// Reports of all hosts together, as far as what must not run out allows.
@@ -57,12 +61,12 @@ pub async fn agent_report(
         (lease_ms, _) => Some(lease_ms),
     };
     let lease = granted_ms.map(Duration::from_millis);
-    let armable = core
+    let (armable, notices) = core
         .telemetry()
         .with(host, |telemetry| {
             telemetry
                 .take(&report, monotonic, now, lease)
-                .map(|()| telemetry.leased_replies > REPLIES_TO_ARM)
+                .map(|notices| (telemetry.leased_replies > REPLIES_TO_ARM, notices))
         })
         .map_err(|error| match error {
             NotTaken::Stale => AppError::StaleReport,
@@ -71,7 +75,7 @@ pub async fn agent_report(
     let interval_ms =
         interval_ms(settings.lease_ms, settings.unreachable_after_ms, state.hosts.len());
     let report = Arc::new(report);
-    let taken = Taken { host, report, armable, now, monotonic };
+    let taken = Taken { host, report, notices, armable, now, monotonic };
     let state = if taken.changes(core, &state) {
         note(core, taken).await;
         core.snapshot()
@@ -157,6 +161,7 @@ fn check(report: &mut AgentReport) -> Result<(), AppError> {
             "a host reports at most 10000",
         ));
     }
+    report.vm_usage.truncate(MAX_REPORTED);
     validate::line(&report.boot_id, "boot_id", 128)?;
     validate::host_spec(&report.spec)?;
     for vm in &mut report.vms {
@@ -165,14 +170,46 @@ fn check(report: &mut AgentReport) -> Result<(), AppError> {
         {
             *message = message.chars().take(MAX_MESSAGE_CHARS).collect();
         }
+        if let Some(share) = &mut vm.share {
+            share.reasons.truncate(MAX_REASONS);
+            for reason in &mut share.reasons {
+                *reason = to_printable(reason, MAX_REASON_BYTES);
+            }
+        }
     }
     Ok(())
+}
+
+/// Puts into the log what a report tells.
+fn log(txn: &mut Txn<'_>, host: &HostRecord, notice: &Notice) {
+    match notice {
+        Notice::Memory { was, is } => {
+            let severity = match is {
+                MemoryState::High | MemoryState::Soft => Severity::Info,
+                MemoryState::Hard | MemoryState::Low => Severity::Warning,
+            };
+            let message = format!("its memory is {is} (was {was})");
+            txn.host_event(severity, EventKind::HostMemory, host, message);
+        }
+        Notice::Reclaimed { vm, share } => {
+            let Some(record) = txn.state.vm(*vm).cloned() else { return };
+            let reasons = share.reasons.join("; ");
+            let message = format!("has {} for now, {} less: {reasons}", share.memory, share.taken);
+            txn.vm_event(Severity::Info, EventKind::VmReclaimed, &record, message);
+        }
+        Notice::Restored { vm } => {
+            let Some(record) = txn.state.vm(*vm).cloned() else { return };
+            let message = "has all of its memory again";
+            txn.vm_event(Severity::Info, EventKind::VmRestored, &record, message);
+        }
+    }
 }
 
 /// A report that was taken.
 struct Taken {
     host: HostId,
     report: Arc<AgentReport>,
+    notices: Vec<Notice>,
     /// Enough replies with a lease have reached the host.
     armable: bool,
     now: Timestamp,
@@ -187,6 +224,7 @@ impl Taken {
         booted
             || matches!(new, Cow::Owned(_))
             || !self.observations(core, state, &new, state.revision() + 1).is_empty()
+            || !self.notices.is_empty()
             || !self.unclaimed(core, state).is_empty()
             || self.comes_up(state, &new)
     }
@@ -299,6 +337,9 @@ impl Taken {
                 come_up(txn, &mut new, booted);
             }
             txn.put_host(new);
+        }
+        for notice in &self.notices {
+            log(txn, &record, notice);
         }
         for vm in self.unclaimed(core, &txn.state) {
             let message = format!("reports {vm}, which this cluster does not know; left alone");

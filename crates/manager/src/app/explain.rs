@@ -1,7 +1,7 @@
 //! Why something is, or would be, where it is.
 
 use plimsoll_api::v1::{ExplainRequest, Explanation, HostVerdict, Refusal};
-use plimsoll_model::{Name, Policy, VmId};
+use plimsoll_model::{Name, Policy, VmId, VmPhase};
 use plimsoll_placement::{self as placement, Request, Verdict};
 
 use crate::{
@@ -21,6 +21,7 @@ pub async fn vm_explain(
     vm: &Name,
 ) -> Result<Explanation, AppError> {
     let (caller_, project, name) = (caller.clone(), project.clone(), vm.clone());
+    let inner = core.clone();
     core.submit(Some(caller.token), move |txn| {
         let record = vm::find(&txn.state, &caller_, &project, &name)?.clone();
         let settings = txn.state.settings();
@@ -37,7 +38,10 @@ pub async fn vm_explain(
             let interval = record.booking.as_ref().map_or_else(soonest, Booking::interval);
             request = record.request_for(request.demand, interval);
         }
-        Ok(explain(txn, &request, policy))
+        let host = record.host().filter(|_| record.vm.phase == VmPhase::Running);
+        let seen = host.and_then(|host| inner.telemetry().seen(host, record.vm.id));
+        let share = seen.and_then(|seen| seen.observed.share);
+        Ok(Explanation { share, ..explain(txn, &request, policy) })
     })
     .await
 }
@@ -86,6 +90,7 @@ fn explain(txn: &Txn<'_>, request: &Request, policy: Policy) -> Explanation {
         demand: request.demand.clone(),
         chosen: explanation.choice.as_ref().and_then(|choice| name(choice.host)),
         reason: explanation.reason(),
+        share: None,
         hosts: explanation.hosts.into_iter().map(verdict).collect(),
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use plimsoll_api::v1::{DrainResponse, HostView};
 use plimsoll_model::{
-    EventKind, Fencing, Host, HostEvent, HostId, HostPhase, HostSpec, Name, Power, Resources, Role,
-    Severity, VmEvent, VmId, VmPhase,
+    Amount, EventKind, Fencing, Host, HostEvent, HostId, HostPhase, HostSpec, Name, Power,
+    Resources, Role, Severity, VmEvent, VmId, VmPhase,
 };
 
 use crate::{
@@ -68,6 +68,7 @@ pub async fn host_join<T: Send + 'static>(
             },
             lease_armed: false,
             longest_lease_ms,
+            loan: Amount::default(),
         };
         let lease = std::time::Duration::from_millis(longest_lease_ms);
         core_.telemetry().begin(id, now, lease);
@@ -396,7 +397,8 @@ pub(crate) fn view(core: &Core, state: &State, record: &HostRecord) -> HostView 
         schedulable: host.schedulable,
         fencing: host.fencing,
         spec: host.spec.clone(),
-        free: host.spec.capacity.minus(&committed),
+        loan: record.loan,
+        free: record.capacity_with_loan().minus(&committed),
         committed,
         usage,
         vms,

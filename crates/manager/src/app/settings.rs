@@ -2,7 +2,7 @@
 
 use plimsoll_api::v1::{SetSettingsRequest, Settings};
 
-use plimsoll_model::{EventKind, Role, Severity, Subject};
+use plimsoll_model::{EventKind, Fraction, Role, Severity, Subject};
 
 use crate::{
     admission::place,
@@ -13,6 +13,8 @@ use crate::{
 /// Durations are between a tenth of a second and a day.
 const MIN_MS: u64 = 100;
 const MAX_MS: u64 = 86_400_000;
+/// A host that is short half of the time is no risk but a plan.
+const MAX_RISK: Fraction = Fraction::millionths(500_000);
 
 /// The settings.
 ///
@@ -73,6 +75,9 @@ fn apply(new: &mut Settings, request: &SetSettingsRequest) {
     new.lease_ms = request.lease_ms.unwrap_or(new.lease_ms);
     new.vm_memory_overhead = request.vm_memory_overhead.unwrap_or(new.vm_memory_overhead);
     new.end_warning_s = request.end_warning_s.unwrap_or(new.end_warning_s);
+    new.slot_s = request.slot_s.unwrap_or(new.slot_s);
+    new.risk_cpu = request.risk_cpu.unwrap_or(new.risk_cpu);
+    new.risk_memory = request.risk_memory.unwrap_or(new.risk_memory);
 }
 
 fn check(settings: &Settings) -> Result<(), AppError> {
@@ -113,6 +118,18 @@ fn check(settings: &Settings) -> Result<(), AppError> {
             "use at most one day",
         ));
     }
+    if !(1..=3600).contains(&settings.slot_s) {
+        return Err(AppError::invalid(
+            "slot_s",
+            format!("{} s", settings.slot_s),
+            "use 1 second to one hour",
+        ));
+    }
+    for (field, risk) in [("risk_cpu", settings.risk_cpu), ("risk_memory", settings.risk_memory)] {
+        if risk > MAX_RISK {
+            return Err(AppError::invalid(field, risk.to_string(), "use 0 to 0.5, such as 0.01"));
+        }
+    }
     Ok(())
 }
 
@@ -151,6 +168,15 @@ fn differences(old: &Settings, new: &Settings) -> String {
         ("dead_after_ms", old.dead_after_ms, new.dead_after_ms),
         ("lease_ms", old.lease_ms, new.lease_ms),
         ("end_warning_s", old.end_warning_s.into(), new.end_warning_s.into()),
+        ("slot_s", old.slot_s.into(), new.slot_s.into()),
+    ] {
+        if was != is {
+            changes.push(format!("{name} {was} -> {is}"));
+        }
+    }
+    for (name, was, is) in [
+        ("risk_cpu", old.risk_cpu, new.risk_cpu),
+        ("risk_memory", old.risk_memory, new.risk_memory),
     ] {
         if was != is {
             changes.push(format!("{name} {was} -> {is}"));

@@ -432,6 +432,11 @@ pub(crate) fn view(core: &Core, state: &State, record: &VmRecord) -> VmView {
         limits: running.as_ref().and_then(|seen| seen.limits.clone()),
         deflation: vm.deflation,
         deflation_outcome: running.as_ref().and_then(|seen| seen.deflation.clone()),
+        share: running.as_ref().and_then(|seen| seen.share.clone()),
+        usage: running
+            .as_ref()
+            .and(record.host())
+            .and_then(|host| core.telemetry().usage_of(host, vm.id)),
         guest: running.and_then(|seen| seen.guest),
     }
 }

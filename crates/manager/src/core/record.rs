@@ -7,7 +7,7 @@ use std::{
 
 use plimsoll_api::v1::Settings;
 use plimsoll_model::{
-    Bytes, Host, HostId, Image, ImageFileKind, ImageId, Policy, Power, Project, ProjectId,
+    Amount, Bytes, Host, HostId, Image, ImageFileKind, ImageId, Policy, Power, Project, ProjectId,
     Resources, Role, Timestamp, TokenId, Vm, VmPhase, VmSpec,
 };
 use plimsoll_placement::{Devices, Interval, Request};
@@ -147,6 +147,15 @@ impl VmRecord {
         }
     }
 
+    /// What it may have to do without of what it is promised: all above its minimum.
+    #[must_use]
+    pub fn yielding(&self) -> Amount {
+        let spec = &self.vm.spec;
+        let (memory, cpu) = (spec.resources.memory, spec.resources.cpu);
+        let (memory_min, cpu_min) = spec.elasticity.minimum(memory, cpu);
+        Amount { memory: memory.saturating_sub(memory_min), cpu: cpu.saturating_sub(cpu_min) }
+    }
+
     /// What it takes of a host to hold it, running, with this overhead.
     #[must_use]
     pub fn demand(&self, overhead: Bytes) -> Resources {
@@ -232,6 +241,21 @@ pub struct HostRecord {
     /// The longest lease that it may hold, in milliseconds.
     #[serde(default)]
     pub longest_lease_ms: u64,
+    /// What may be promised beyond its capacity: what its elastic VMs are promised and will not use
+    /// at the risk that the settings state.
+    #[serde(default)]
+    pub loan: Amount,
+}
+
+impl HostRecord {
+    /// What may be promised on it in all.
+    #[must_use]
+    pub fn capacity_with_loan(&self) -> Resources {
+        let mut capacity = self.host.spec.capacity.clone();
+        capacity.cpu = capacity.cpu.saturating_add(self.loan.cpu);
+        capacity.memory = capacity.memory.saturating_add(self.loan.memory);
+        capacity
+    }
 }
 
 /// A project with what the manager notes about it.

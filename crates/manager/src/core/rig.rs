@@ -318,6 +318,7 @@ impl SimHost {
                 guest: None,
                 limits: None,
                 deflation: None,
+                share: None,
             })
             .collect();
         AgentReport {
@@ -328,6 +329,7 @@ impl SimHost {
             desired_generation: self.desired.generation,
             vms,
             usage: HostUsage::default(),
+            vm_usage: Vec::new(),
         }
     }
 

@@ -7,8 +7,10 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use plimsoll_api::cluster::{AgentReport, HostUsage, ObservedPhase, ObservedVm};
-use plimsoll_model::{HostId, Timestamp, VmId};
+use plimsoll_api::cluster::{
+    AgentReport, HostUsage, MemoryState, ObservedPhase, ObservedVm, VmShare, VmUsage,
+};
+use plimsoll_model::{Bytes, HostId, Timestamp, VmId};
 use uuid::Uuid;
 
 /// So many sessions of an agent are remembered, to know late reports of an earlier one.
@@ -33,6 +35,7 @@ pub(crate) struct HostTelemetry {
     /// While it is being fenced no report is taken, so that no lease is renewed.
     pub(crate) being_fenced: bool,
     pub(crate) usage: HostUsage,
+    pub(crate) vm_usage: Vec<VmUsage>,
     /// VMs unknown to the manager that were put on record.
     announced: BTreeSet<VmId>,
     pub(crate) vms: HashMap<VmId, Seen>,
@@ -84,6 +87,12 @@ impl Telemetry {
         self.hosts.lock().get(&host).and_then(|host| host.vms.get(&vm)).map(|seen| seen.since)
     }
 
+    /// What a VM uses, as its host reported it last.
+    pub(crate) fn usage_of(&self, host: HostId, vm: VmId) -> Option<VmUsage> {
+        let hosts = self.hosts.lock();
+        hosts.get(&host)?.vm_usage.iter().find(|usage| usage.vm == vm).copied()
+    }
+
     /// A VM as its host reported it last.
     pub(crate) fn seen(&self, host: HostId, vm: VmId) -> Option<Seen> {
         self.hosts.lock().get(&host).and_then(|host| host.vms.get(&vm)).cloned()
@@ -99,7 +108,7 @@ impl HostTelemetry {
         now: Duration,
         received_at: Timestamp,
         lease: Option<Duration>,
-    ) -> Result<(), NotTaken> {
+    ) -> Result<Vec<Notice>, NotTaken> {
         if self.being_fenced {
             return Err(NotTaken::BeingFenced);
         }
@@ -126,17 +135,47 @@ impl HostTelemetry {
             }
             None => self.leased_replies = 0,
         }
+        let mut notices = Vec::new();
+        let state = |usage: &HostUsage| usage.division.map(|division| division.state);
+        let (was, is) = (state(&self.usage).unwrap_or_default(), state(&report.usage));
+        if let Some(is) = is.filter(|is| *is != was) {
+            notices.push(Notice::Memory { was, is });
+        }
         self.usage = report.usage.clone();
+        self.vm_usage.clone_from(&report.vm_usage);
         let mut before = std::mem::take(&mut self.vms);
         self.vms.reserve(report.vms.len());
         for observed in &report.vms {
+            let known = before.get(&observed.vm).and_then(|seen| seen.observed.share.as_ref());
+            notices.extend(share_notice(observed, known));
             let seen = match before.remove(&observed.vm) {
                 Some(seen) if seen.observed == *observed => seen,
                 seen => Seen::new(observed, seen.as_ref(), now),
             };
             self.vms.insert(observed.vm, seen);
         }
-        Ok(())
+        Ok(notices)
+    }
+}
+
+/// Something that a report tells and that belongs into the log, though nothing else keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// How short of memory the host is has changed.
+    Memory { was: MemoryState, is: MemoryState },
+    /// Its host began to take memory from a VM.
+    Reclaimed { vm: VmId, share: VmShare },
+    /// And has given all of it back.
+    Restored { vm: VmId },
+}
+
+fn share_notice(observed: &ObservedVm, known: Option<&VmShare>) -> Option<Notice> {
+    let was_taken = known.is_some_and(|share| share.taken > Bytes::ZERO);
+    match &observed.share {
+        Some(share) if share.taken > Bytes::ZERO => {
+            (!was_taken).then(|| Notice::Reclaimed { vm: observed.vm, share: share.clone() })
+        }
+        _ => was_taken.then_some(Notice::Restored { vm: observed.vm }),
     }
 }
 

@@ -264,6 +264,17 @@ impl<'a> Txn<'a> {
         }
     }
 
+    /// A VM has left a host, or holds something else: nobody knows yet what those that stay will use.
+    /// Until that is reckoned the host is promised no more than their minimums leave.
+    fn lower_loan(&mut self, old: &VmRecord, host: HostId) {
+        let Some(record) = self.state.hosts.get(&host) else { return };
+        let loan = record.loan.saturating_sub(old.yielding());
+        if loan != record.loan {
+            let record = HostRecord { loan, ..(**record).clone() };
+            self.put_host(record);
+        }
+    }
+
     fn books(&mut self, old: Option<&VmRecord>, new: Option<&mut VmRecord>) {
         let before = old.and_then(VmRecord::entry);
         let after = new.as_ref().and_then(|record| record.entry());
@@ -273,6 +284,9 @@ impl<'a> Txn<'a> {
         if let Some(placed) = old.and_then(|old| self.cluster.release(old.vm.id)) {
             self.undo.push(Undo::Released(Box::new(placed)));
             self.state.room_changed = self.revision;
+        }
+        if let (Some(old), Some((host, _))) = (old, before) {
+            self.lower_loan(old, host);
         }
         let Some(record) = new else { return };
         let Some((host, request)) = after else {
@@ -472,7 +486,7 @@ pub(crate) fn host_state(record: &HostRecord) -> HostState {
         rack: host.spec.rack.clone(),
         zone: host.spec.zone.clone(),
         labels: host.spec.labels.clone(),
-        capacity: host.spec.capacity.clone(),
+        capacity: record.capacity_with_loan(),
         pool: match &host.spec.storage {
             StoragePool::Local => None,
             StoragePool::Shared { pool } => Some(pool.clone()),

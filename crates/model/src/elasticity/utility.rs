@@ -40,6 +40,12 @@ impl Fraction {
         self.0
     }
 
+    /// As a number from 0 to 1.
+    #[must_use]
+    pub fn as_f64(self) -> f64 {
+        f64::from(self.0) / f64::from(WHOLE)
+    }
+
     /// The share that `part` is of `whole`, rounded down and at most 1; of nothing, 1.
     #[must_use]
     pub fn of(part: u64, whole: u64) -> Self {
@@ -70,13 +76,13 @@ impl TryFrom<f64> for Fraction {
 
 impl fmt::Display for Fraction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&(f64::from(self.0) / f64::from(WHOLE)).to_string())
+        f.pad(&self.as_f64().to_string())
     }
 }
 
 impl Serialize for Fraction {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_f64(f64::from(self.0) / f64::from(WHOLE))
+        serializer.serialize_f64(self.as_f64())
     }
 }
 

@@ -5,12 +5,12 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 use plimsoll_model::{
-    BitsPerSecond, Bytes, BytesPerSecond, IoPerSecond, Label, MilliCores, Name, Policy,
+    BitsPerSecond, Bytes, BytesPerSecond, Fraction, IoPerSecond, Label, MilliCores, Name, Policy,
 };
 use plimsoll_simulator::churn::Rules;
 use serde::Serialize;
 
-use super::values::duration;
+use super::values::{duration, share};
 
 /// Runs the manager.
 #[derive(Clone, Debug, Args)]
@@ -208,7 +208,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   plimsoll settings set --policy least-free
-  plimsoll settings set --dead-after 60s --lease 30s")]
+  plimsoll settings set --dead-after 60s --lease 30s
+  plimsoll settings set --risk-cpu 1% --risk-memory 0.1%")]
     Set(SettingsArgs),
 }
 
@@ -216,6 +217,7 @@ Examples:
 #[derive(Clone, Debug, Args)]
 #[group(id = "setting", required = true, multiple = true, args = [
     "policy", "unreachable_after", "dead_after", "lease", "vm_memory_overhead", "end_warning",
+    "risk_cpu", "risk_memory", "slot",
     "price_core", "price_memory", "price_disk", "price_network", "price_accelerator"])]
 pub(crate) struct SettingsArgs {
     /// The placement policy
@@ -236,6 +238,17 @@ pub(crate) struct SettingsArgs {
     /// How long before a VM's end its guest is warned
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) end_warning: Option<Duration>,
+    /// In which share of slots a host may be short of CPU, such as 1%; 0 promises no more than
+    /// there is
+    #[arg(long, value_name = "SHARE", value_parser = share, help_heading = "Overcommitment")]
+    pub(crate) risk_cpu: Option<Fraction>,
+    /// In which share of slots a host may be short of memory. No more is promised than memory and
+    /// swap hold
+    #[arg(long, value_name = "SHARE", value_parser = share, help_heading = "Overcommitment")]
+    pub(crate) risk_memory: Option<Fraction>,
+    /// The length of a slot [default: 5m]; changing it forgets what was learnt
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Overcommitment")]
+    pub(crate) slot: Option<Duration>,
     /// Millionths of a credit for a core for an hour
     #[arg(long, value_name = "PRICE", help_heading = "Prices")]
     pub(crate) price_core: Option<u64>,

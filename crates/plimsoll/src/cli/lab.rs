@@ -16,6 +16,7 @@ the lab's name is written to your configuration file, so that other commands fin
 Examples:
   plimsoll lab up
   plimsoll lab up --hosts 5 --cpu 8 --memory 16GiB --image .build/images/tiny
+  plimsoll lab up --memory 8GiB                 (its hosts have less now; VMs run on)
   plimsoll lab up --name second --directory /srv/second")]
     Up(Box<LabUpArgs>),
     /// End every process of a lab; its data stays, unless purged

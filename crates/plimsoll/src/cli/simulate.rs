@@ -3,7 +3,7 @@
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Subcommand};
-use plimsoll_model::{Bytes, MilliCores, Policy};
+use plimsoll_model::{Bytes, Fraction, MilliCores, Policy};
 use plimsoll_simulator::{azure::Hosts, overcommit};
 
 use super::values;
@@ -184,11 +184,11 @@ pub(crate) struct OvercommitArgs {
     #[arg(long, value_name = "POLICY", default_value = "all")]
     pub(crate) policy: OvercommitPolicies,
     /// In which share of slots a host may be short of CPU, such as 1% or 0.01
-    #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = share)]
-    pub(crate) risk_cpu: f64,
+    #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = values::share)]
+    pub(crate) risk_cpu: Fraction,
     /// The same of memory
-    #[arg(long, value_name = "SHARE", default_value = "0.1%", value_parser = share)]
-    pub(crate) risk_memory: f64,
+    #[arg(long, value_name = "SHARE", default_value = "0.1%", value_parser = values::share)]
+    pub(crate) risk_memory: Fraction,
 }
 
 /// How it is recorded what VMs used.
@@ -266,30 +266,4 @@ fn memory(text: &str) -> Result<Bytes, String> {
     let memory: Bytes = text.parse().map_err(|error| format!("{error}"))?;
     let some = (1 << 20..=1 << 50).contains(&memory.0);
     some.then_some(memory).ok_or_else(|| "a host has from 1MiB to 1024TiB of memory".to_owned())
-}
-
-/// A share of all: `1%` or `0.01`.
-fn share(text: &str) -> Result<f64, String> {
-    let parsed = match text.strip_suffix('%') {
-        Some(percent) => percent.trim().parse().map(|percent: f64| percent / 100.0),
-        None => text.parse(),
-    };
-    let share = parsed.ok().filter(|share| (0.0..1.0).contains(share));
-    share.ok_or_else(|| format!("`{text}` is not a share from 0 to below 1: write 1% or 0.01"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_are_percent_or_parts_of_one() {
-        for (text, is) in [("1%", 0.01), ("0.1 %", 0.001), ("0.01", 0.01), ("0", 0.0)] {
-            let share = share(text).unwrap();
-            assert!((share - is).abs() < 1e-12, "{text}: {share}");
-        }
-        for text in ["", "%", "100%", "1", "-1%", "NaN", "inf", "1%%", "one"] {
-            assert!(share(text).is_err(), "{text}");
-        }
-    }
 }

@@ -4,7 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use plimsoll_model::{
-    Constraint, ExclusiveAgainst, Label, MilliCores, Name, Rule, Scope, Strength,
+    Constraint, ExclusiveAgainst, Fraction, Label, MilliCores, Name, Rule, Scope, Strength,
 };
 
 /// A duration as people write it: `30s`, `5m`, `2h 30m`, `7d`.
@@ -17,6 +17,19 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     }
     let signed = SignedDuration::from_str(text).map_err(|_| wrong())?;
     Duration::try_from(signed).map_err(|_| wrong())
+}
+
+/// A share as people write it: `1%`, `0.1%` or `0.01`.
+pub(crate) fn share(text: &str) -> Result<Fraction, String> {
+    let wrong =
+        || format!("`{text}` is not a share: it is from 0 to below 1, such as 0.1% or 0.001");
+    let (number, whole) = match text.strip_suffix('%') {
+        Some(percent) => (percent, 100.0),
+        None => (text, 1.0),
+    };
+    let number: f64 = number.trim().parse().map_err(|_| wrong())?;
+    let share = Fraction::try_from(number / whole).map_err(|_| wrong())?;
+    Some(share).filter(|share| *share < Fraction::ONE).ok_or_else(wrong)
 }
 
 /// A duration as the wire has it.
@@ -215,6 +228,16 @@ pub(crate) struct WaitArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_are_written_as_percent_or_parts() {
+        for (text, millionths) in [("1%", 10_000), ("0.1 %", 1000), ("0.5", 500_000), ("0", 0)] {
+            assert_eq!(share(text), Ok(Fraction::millionths(millionths)), "{text}");
+        }
+        for text in ["", "%", "x", "-1%", "100%", "1", "1%%", "NaN", "inf"] {
+            assert!(share(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn durations_are_written_in_many_ways() {

@@ -30,6 +30,7 @@ pub(crate) async fn run(
 async fn set(args: &SettingsArgs, connection: &Connection) -> Outcome<plimsoll_api::v1::Settings> {
     let what = || "cannot change the settings".to_owned();
     let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
     let any_price = [
         args.price_core,
         args.price_memory,
@@ -58,9 +59,10 @@ async fn set(args: &SettingsArgs, connection: &Connection) -> Outcome<plimsoll_a
         dead_after_ms: args.dead_after.map(milliseconds),
         lease_ms: args.lease.map(milliseconds),
         vm_memory_overhead: args.vm_memory_overhead,
-        end_warning_s: args
-            .end_warning
-            .map(|duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)),
+        end_warning_s: args.end_warning.map(seconds),
+        risk_cpu: args.risk_cpu,
+        risk_memory: args.risk_memory,
+        slot_s: args.slot.map(seconds),
     };
     connection.client.set_settings(&request).await.or_fail(what)
 }

@@ -37,6 +37,8 @@ use crate::{
 
 /// A manager or an agent that does not answer by then has failed.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// An agent that is asked to end may take so long.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(100);
 /// How much of a log an error shows.
@@ -74,9 +76,9 @@ pub(crate) fn wanted(lab: &Lab, args: &LabUpArgs) -> Outcome<LabState> {
         ))
         .hint(hint));
     }
-    if spec.capacity != base.capacity || spec.shared_pool != base.shared_pool {
+    if spec.shared_pool != base.shared_pool {
         return Err(Failure::new(format!(
-            "lab `{}` exists, with hosts of other capacity or storage",
+            "lab `{}` exists, with hosts of other storage",
             lab.name
         ))
         .hint(hint));
@@ -171,7 +173,7 @@ fn check_alive(lab: &Lab, state: &LabState, part: &str) -> Outcome {
     Err(failure.hint(format!("all of its log is in {}", log.display())))
 }
 
-/// Starts a host's agent unless it lives. Hosts join one after the other, so that their numbers are
+/// Starts a host's agent unless it lives, and anew if it is to have another configuration. Hosts join one after the other, so that their numbers are
 /// those of their names.
 async fn ensure_host(
     lab: &Lab,
@@ -181,16 +183,22 @@ async fn ensure_host(
     client: &Client,
     progress: &Progress,
 ) -> Outcome {
-    if state.processes.get(host).is_some_and(Recorded::is_alive) {
-        return Ok(());
+    let text = toml::to_string(&agent_config(lab, &state.spec, number, host)?)?;
+    let path = lab.config(host);
+    let alive = state.processes.get(host).filter(|process| process.is_alive()).cloned();
+    if let Some(process) = alive {
+        if fs::read_to_string(&path).is_ok_and(|before| before == text) {
+            return Ok(());
+        }
+        progress.set(format!("restarting {host}: its configuration is another one"));
+        if !process::end(&[process], STOP_LIMIT).is_empty() {
+            return Err(Failure::new(format!("the agent of {host} does not end")));
+        }
     }
     progress.set(format!("starting {host}"));
-    let config = agent_config(lab, &state.spec, number, host)?;
     for directory in [lab.host_directory(host), lab.pool()] {
         fs::create_dir_all(&directory)?;
     }
-    let path = lab.config(host);
-    let text = toml::to_string(&config)?;
     write_private(&path, &text, true)?;
     let name: Name = host.parse()?;
     let known = match client.host(&name).await {
@@ -266,7 +274,12 @@ async fn until_up(lab: &Lab, state: &LabState, client: &Client, progress: &Progr
         let hosts = client.hosts().await?;
         let silent: Vec<&HostView> = hosts
             .iter()
-            .filter(|host| host.state != HostPhase::Up || host.usage.is_none())
+            .filter(|host| {
+                let (is, wanted) = (&host.spec.capacity, &state.spec.capacity);
+                // One that was restarted with another capacity has not reported it yet.
+                let is_known = (is.cpu, is.memory) == (wanted.cpu, wanted.memory);
+                host.state != HostPhase::Up || host.usage.is_none() || !is_known
+            })
             .collect();
         let Some(first) = silent.first() else { return Ok(()) };
         if Instant::now() >= deadline {

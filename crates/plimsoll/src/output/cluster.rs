@@ -1,10 +1,13 @@
 //! Hosts, projects, networks, images, tokens, events and the cluster as people read them.
 
+use std::fmt::Write as _;
+
 use jiff::Timestamp;
+use plimsoll_api::cluster::HostMemory;
 use plimsoll_api::v1::{ClusterStatus, HostView, ProjectView, Settings, TokenView, WhoAmI};
 use plimsoll_model::{
-    Element, Event, Fencing, HostPhase, Image, ImagePhase, Name, Network, Quota, Severity,
-    StoragePool, Subject,
+    Amount, Bytes, Element, Event, Fencing, Fraction, HostPhase, Image, ImagePhase, Name, Network,
+    Quota, Severity, StoragePool, Subject,
 };
 
 use super::{Output, Tone, age, instant, or_dash, tame, vm::resources};
@@ -104,6 +107,10 @@ pub(crate) fn host(output: &Output, host: &HostView, now: Timestamp) -> String {
         ("free", resources(&host.free)),
         ("vms", host.vms.to_string()),
     ]);
+    if host.loan != Amount::default() {
+        let Amount { memory, cpu } = host.loan;
+        facts.push(("lent", format!("{cpu} cores and {memory} that its elastic VMs will not use")));
+    }
     if let Some(usage) = &host.usage {
         facts.push((
             "in use",
@@ -112,6 +119,14 @@ pub(crate) fn host(output: &Output, host: &HostView, now: Timestamp) -> String {
                 usage.cpu, usage.memory, usage.disk_free, usage.running_vms
             ),
         ));
+        if let Some(division) = usage.division {
+            let HostMemory { state, free, reclaimed, shortfall } = division;
+            let mut text = format!("{state}: {free} free, {reclaimed} taken from VMs for now");
+            if shortfall > Bytes::ZERO {
+                let _ = write!(text, ", {shortfall} lacking");
+            }
+            facts.push(("memory", text));
+        }
     }
     facts.extend([
         (
@@ -332,6 +347,19 @@ fn milliseconds(value: u64) -> String {
     if value.is_multiple_of(1000) { format!("{}s", value / 1000) } else { format!("{value}ms") }
 }
 
+fn overcommitment(settings: &Settings) -> String {
+    let percent = |risk: Fraction| format!("{} %", risk.as_f64() * 100.0);
+    match (settings.risk_cpu, settings.risk_memory) {
+        (Fraction::ZERO, Fraction::ZERO) => "none: no host is promised more than it has".to_owned(),
+        (cpu, memory) => format!(
+            "short of CPU in at most {} and of memory in at most {} of slots of {}s",
+            percent(cpu),
+            percent(memory),
+            settings.slot_s
+        ),
+    }
+}
+
 /// The settings.
 pub(crate) fn settings(output: &Output, settings: &Settings) -> String {
     let price =
@@ -350,6 +378,7 @@ pub(crate) fn settings(output: &Output, settings: &Settings) -> String {
         ),
         ("vm memory overhead", settings.vm_memory_overhead.to_string()),
         ("end warning", format!("{}s", settings.end_warning_s)),
+        ("overcommitment", overcommitment(settings)),
         ("price of a core hour", price(settings.prices.core_hour).to_string()),
         ("price of a memory GiB hour", price(settings.prices.memory_gib_hour).to_string()),
         ("price of a disk GiB hour", price(settings.prices.disk_gib_hour).to_string()),

@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 
 use plimsoll_api::v1::Explanation;
 
-use super::{Output, Tone, vm::resources};
+use super::{
+    Output, Tone,
+    vm::{resources, share_of},
+};
 
 /// An explanation.
 pub(crate) fn explanation(output: &Output, explanation: &Explanation) -> String {
@@ -14,6 +17,9 @@ pub(crate) fn explanation(output: &Output, explanation: &Explanation) -> String 
         explanation.policy,
         resources(&explanation.demand)
     );
+    if let Some(share) = &explanation.share {
+        let _ = write!(text, "It has {}.\n\n", share_of(share));
+    }
     let mut table = output.table(&["", "HOST", "SCORE", "VERDICT"]);
     for host in &explanation.hosts {
         let chosen = explanation.chosen.as_ref() == Some(&host.host);

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
-use plimsoll_api::cluster::DeflationOutcome;
+use plimsoll_api::cluster::{DeflationOutcome, VmShare};
 use plimsoll_api::v1::{BookingView, Reservation, ReservationState, VmView};
-use plimsoll_model::{Amount, Deflation, Element, Level, Power, Resources, VmPhase};
+use plimsoll_model::{Amount, Bytes, Deflation, Element, Level, Power, Resources, VmPhase};
 
 use super::{Output, Tone, age, instant, or_dash, tame};
 
@@ -152,6 +152,9 @@ pub(crate) fn show(output: &Output, vm: &VmView, now: Timestamp) -> String {
     if !limits.is_empty() {
         facts.push(("limits now", limits));
     }
+    if let Some(share) = &vm.share {
+        facts.push(("has for now", share_of(share)));
+    }
     if let Some(deflated) = deflated(vm) {
         facts.push(("deflated", deflated));
     }
@@ -221,6 +224,17 @@ fn deflated(vm: &VmView) -> Option<String> {
             format!("{asked}; {memory} and {cpu} could not be taken")
         }
     })
+}
+
+/// What a VM has by its host's decision, in a few words.
+pub(crate) fn share_of(share: &VmShare) -> String {
+    let taken = match share.taken {
+        Bytes::ZERO => "nothing is taken from it".to_owned(),
+        taken => format!("{taken} less than it is promised"),
+    };
+    let reasons: Vec<String> = share.reasons.iter().map(|reason| tame(reason)).collect();
+    let why = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join("; ")) };
+    format!("{} of memory, {taken}{why}", share.memory)
 }
 
 /// A booking in a few words.

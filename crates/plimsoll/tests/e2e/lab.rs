@@ -246,6 +246,13 @@ impl Lab {
         self.lab_command(&["lab", "up"]).succeeded()
     }
 
+    /// `lab up` again, with more options.
+    #[track_caller]
+    pub(crate) fn change(&self, options: &[&str]) {
+        let arguments: Vec<_> = ["lab", "up"].iter().chain(options).copied().collect();
+        self.lab_command(&arguments).succeeded();
+    }
+
     /// `lab down`: every process ends, the data stays.
     #[track_caller]
     pub(crate) fn down(&self) {

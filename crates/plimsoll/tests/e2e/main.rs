@@ -11,6 +11,7 @@
 
 mod chaos;
 mod console;
+mod elastic;
 mod failover;
 mod host_failure;
 mod lab;

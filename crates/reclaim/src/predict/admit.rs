@@ -51,6 +51,19 @@ pub enum Refusal {
     },
 }
 
+/// What a host can be promised beyond its capacity: what its VMs were promised (`committed`), less
+/// what they will ask for at most at the stated risk (`peak`) or always have (`minimum`),
+/// whichever is more. Memory only as far as there is a place for it.
+///
+/// So a newcomer that fits into capacity and loan is one that [`admit`] takes, counted with all that
+/// it is promised; and the minimums of all fit into the capacity.
+#[must_use]
+pub fn loan(room: &Room, committed: Amount, minimum: Amount, peak: Amount) -> Amount {
+    let asked = Amount { cpu: peak.cpu.max(minimum.cpu), memory: peak.memory.max(minimum.memory) };
+    let spare = committed.saturating_sub(asked);
+    Amount { memory: spare.memory.min(room.refuge), cpu: spare.cpu }
+}
+
 /// Whether a host can have VMs that were promised `committed` in all and will ask for `peak` at
 /// most.
 ///

@@ -19,7 +19,9 @@
 use std::time::Duration;
 
 use plimsoll_api::ErrorChain;
-use plimsoll_api::cluster::{ActualLimits, DeflationOutcome, DesiredPresent, LevelOutcome};
+use plimsoll_api::cluster::{
+    ActualLimits, DeflationOutcome, DesiredPresent, LevelOutcome, VmShare,
+};
 use plimsoll_api::guest::{Answer, Call, DeflateRequest, DeflateResult, Facts, MemoryFacts};
 use plimsoll_model::{Amount, Bytes, Deflation, Level, MilliCores};
 use serde::{Deserialize, Serialize};
@@ -28,6 +30,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::launch::vcpus_for;
+use crate::limits::CpuWeight;
 use crate::pageout::{PageOutError, page_out};
 use crate::vm::argv::boot_memory;
 use crate::vm::guest_channel::{GuestCallError, GuestChannel};
@@ -58,6 +61,8 @@ pub(super) struct Aim {
     pub cpu: MilliCores,
     /// vCPUs on which the guest runs.
     pub vcpus: u32,
+    /// Against other VMs; `None`: by what it is promised.
+    pub weight: Option<CpuWeight>,
 }
 
 impl Aim {
@@ -68,6 +73,18 @@ impl Aim {
             memory: boot_memory(resources.memory),
             cpu: resources.cpu,
             vcpus: vcpus_for(resources.cpu),
+            weight: None,
+        }
+    }
+}
+
+impl Aim {
+    /// No more than the host has for it.
+    pub(super) fn within(self, share: &VmShare) -> Self {
+        Self {
+            memory: self.memory.min(share.memory),
+            weight: CpuWeight::new(share.cpu_weight.into()),
+            ..self
         }
     }
 }
@@ -256,6 +273,7 @@ impl Cascade {
             memory: Bytes(promised.memory.get().saturating_sub(self.guest.memory.get())),
             cpu: if self.throttled { cpu(self.wanted.cpu) } else { promised.cpu },
             vcpus: vcpus_for(cpu(self.guest.cpu)),
+            weight: None,
         }
     }
 
@@ -316,7 +334,7 @@ impl Cascade {
         // What an earlier deflation holds is no longer available to the guest, and counts too.
         let held = sight.given().get();
         self.guest = Amount {
-            memory: Bytes(self.wanted.memory.get().min(held.saturating_add(spare))),
+            memory: pages(self.wanted.memory.min(Bytes(held.saturating_add(spare)))),
             cpu: self.wanted.cpu,
         };
     }
@@ -347,7 +365,7 @@ impl Cascade {
             None
         };
         // What it has not given by now it keeps: the host takes the rest.
-        self.guest.memory = gave.memory;
+        self.guest.memory = pages(gave.memory);
         self.level(Level::Guest, gave, note);
         self.turn_to_host(sight);
     }
@@ -407,7 +425,7 @@ impl Cascade {
         });
         if pressed && self.guest.memory > Bytes::ZERO {
             let eighth = (self.wanted.memory.get() / 8).max(1 << 20);
-            self.guest.memory = Bytes(self.guest.memory.get().saturating_sub(eighth));
+            self.guest.memory = pages(Bytes(self.guest.memory.get().saturating_sub(eighth)));
         }
         if let Some(outcome) = &mut self.outcome {
             let guest = outcome.levels.iter_mut().find(|level| level.level == Level::Guest);
@@ -424,6 +442,12 @@ impl Cascade {
 /// What a guest can do without by its own numbers.
 fn spare(memory: &MemoryFacts, promised: Bytes) -> u64 {
     memory.available_bytes.saturating_sub(reserve(promised))
+}
+
+/// What a balloon can take of an amount: whole pages.
+fn pages(amount: Bytes) -> Bytes {
+    const PAGE: u64 = 4096;
+    Bytes(amount.get() - amount.get() % PAGE)
 }
 
 fn reserve(promised: Bytes) -> u64 {

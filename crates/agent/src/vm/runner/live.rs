@@ -8,8 +8,9 @@ use plimsoll_api::ErrorChain;
 use plimsoll_api::cluster::{ActualLimits, DeflationOutcome, DesiredPresent};
 use plimsoll_api::guest::{Answer, Call, Facts};
 use plimsoll_model::{Bytes, BytesPerSecond, IoPerSecond, VmId};
-use plimsoll_qmp::{EventKind, Qmp, QmpError, RunState};
+use plimsoll_qmp::{EventKind, EventReceiver, Qmp, QmpError, RunState};
 use serde_json::Value;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
@@ -42,11 +43,30 @@ pub(super) struct Live {
     _gather: AbortOnDropHandle<()>,
     pub since: Instant,
     /// What was last asked of the guest's memory.
-    memory: memory::Asked,
+    pub memory: memory::Asked,
     /// For which boot of the guest, and how many, CPUs were last made to run.
     online: Option<(String, u32)>,
     /// What is taken from it, and how far that is.
     cascade: Option<Cascade>,
+    /// What QEMU says happened.
+    pub events: EventReceiver,
+}
+
+/// Ends when a guest takes memory back by itself, which it does when it has none left.
+pub(super) async fn taken_back(events: &mut EventReceiver, asked: &memory::Asked) {
+    loop {
+        match events.recv().await {
+            Ok(event) => {
+                if let EventKind::BalloonChange { actual } = event.kind()
+                    && asked.is_more_than_asked(actual)
+                {
+                    return;
+                }
+            }
+            Err(RecvError::Closed) => std::future::pending().await,
+            Err(RecvError::Lagged(_)) => {}
+        }
+    }
 }
 
 /// What a running VM is to be.
@@ -83,6 +103,7 @@ impl Live {
         held: Option<Held>,
     ) -> Self {
         let since = Instant::now();
+        let events = qmp.subscribe();
         Self {
             record,
             qmp,
@@ -93,6 +114,20 @@ impl Live {
             memory: memory::Asked::default(),
             online: None,
             cascade: held.map(Cascade::recall),
+            events,
+        }
+    }
+
+    /// How often its guest took memory back by itself.
+    pub(super) fn times_taken_back(&self) -> u64 {
+        self.memory.times_taken_back()
+    }
+
+    /// `aim`, with no more memory than there is at present.
+    pub(super) async fn as_it_is(&self, aim: Aim) -> Aim {
+        match self.memory_now().await {
+            Ok(memory) => Aim { memory: aim.memory.min(memory), ..aim },
+            Err(_) => aim,
         }
     }
 
@@ -220,7 +255,7 @@ impl Live {
         let promised = present.resources.cpu;
         let limits = CpuLimits {
             quota: (promised.get() > 0).then_some(aim.cpu),
-            weight: CpuWeight::for_cpu(promised),
+            weight: aim.weight.unwrap_or_else(|| CpuWeight::for_cpu(promised)),
         };
         let qemu = u32::try_from(self.record.qemu.pid).unwrap_or(0);
         match &environment.cpu_groups {

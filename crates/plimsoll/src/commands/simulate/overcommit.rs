@@ -24,7 +24,7 @@ pub(super) fn run(args: &OvercommitArgs, output: Output) -> Outcome {
     let capacity = Amount { cpu: args.host_cores, memory: args.host_memory };
     let experiment = Experiment::new(&recorded, Host { capacity, mhz: args.host_mhz })
         .or_usage(|| "there is nothing to try".to_owned())?;
-    let risk = Risk { cpu: args.risk_cpu, memory: args.risk_memory };
+    let risk = Risk { cpu: args.risk_cpu.as_f64(), memory: args.risk_memory.as_f64() };
     let mut outcomes = Vec::new();
     for policy in &args.policy.0 {
         let work = Work::new();

@@ -41,11 +41,36 @@ const KERNEL_SHARE: u64 = 64 << 20;
 
 /// What was last asked of a guest, and when.
 #[derive(Debug, Default)]
-pub(super) struct Asked {
+pub(in crate::vm::runner) struct Asked {
     balloon: Option<(u64, Instant)>,
     elastic: Option<Elasticity>,
     /// What the guest's kernel had when all that it was given last was plugged in.
     used: Option<(u64, u64)>,
+    /// What the balloon left when it had done as it was asked.
+    reached: Option<u64>,
+    /// How often the guest took memory back by itself.
+    taken_back: u64,
+}
+
+impl Asked {
+    /// Whether the balloon leaves the guest more than it had come to leave it.
+    pub(in crate::vm::runner) fn is_more_than_asked(&self, leaves: u64) -> bool {
+        self.reached.is_some_and(|reached| leaves > reached)
+    }
+
+    /// How often the guest took memory back by itself (`deflate-on-oom`).
+    pub(super) const fn times_taken_back(&self) -> u64 {
+        self.taken_back
+    }
+
+    /// Takes note of what the balloon leaves, and is to leave.
+    fn look(&mut self, leaves: u64, target: u64) {
+        let asked = self.balloon.map(|(asked, _)| asked);
+        if asked == Some(target) && self.is_more_than_asked(leaves) {
+            self.taken_back += 1;
+        }
+        self.reached = (leaves == target).then_some(leaves);
+    }
 }
 
 /// What was asked of a guest's elastic memory, and how far it has come.
@@ -87,6 +112,7 @@ impl Live {
         let mut is = self.qmp.query_balloon().await?.actual;
         let boot = machine.memory.get();
         let leave = target.saturating_sub(elastic).clamp(boot / LEAST_PART, boot);
+        self.memory.look(is, leave);
         if settled || is < leave {
             is = self.size_balloon(is, leave).await?;
         }
@@ -100,6 +126,12 @@ impl Live {
         }
         actual.memory = Some(Bytes(is));
         Ok(())
+    }
+
+    /// The memory that the guest has at present.
+    pub(super) async fn memory_now(&self) -> Result<Bytes, QmpError> {
+        let left = self.qmp.query_balloon().await?.actual;
+        Ok(Bytes(left.saturating_add(self.elastic().await?.size)))
     }
 
     /// Takes elastic memory towards `target`. Tells how much there is, and whether the guest gives no
