@@ -112,6 +112,27 @@ pub enum StorageConfig {
     },
 }
 
+/// Whose equal pages are merged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeduplicationMode {
+    /// Those of VMs of one project at a time.
+    #[default]
+    Project,
+    /// Nobody's.
+    Off,
+    /// Those of all VMs. Every guest can find out what others hold in memory: for demonstrations.
+    ForcedAcrossProjects,
+}
+
+/// How equal pages are merged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeduplicationConfig {
+    /// Whose.
+    pub mode: DeduplicationMode,
+}
+
 /// What to say the host has, element by element; what is not said is measured.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -186,6 +207,8 @@ pub struct AgentConfig {
     pub cgroup: String,
     /// An image that no VM has used for so long is deleted from the cache, in seconds.
     pub image_unused_s: u64,
+    /// How equal pages of VMs are merged.
+    pub deduplication: DeduplicationConfig,
 }
 
 impl Default for AgentConfig {
@@ -208,6 +231,7 @@ impl Default for AgentConfig {
             accelerator: None,
             cgroup: "plimsoll".into(),
             image_unused_s: 24 * 3600,
+            deduplication: DeduplicationConfig::default(),
         }
     }
 }
@@ -365,11 +389,13 @@ mod tests {
             storage = { kind = "shared", pool = "nas", path = "/mnt/nas" }
             accelerator = "tcg"
             accelerators = { a100 = 2 }
+            deduplication = { mode = "forced-across-projects" }
             "#,
         )
         .unwrap();
         config.check().unwrap();
         assert_eq!(config.storage_path(), Path::new("/mnt/nas"));
+        assert_eq!(config.deduplication.mode, DeduplicationMode::ForcedAcrossProjects);
         let config = config.with(AgentOverrides {
             capacity: DeclaredCapacity { cpu: Some(MilliCores::cores(4)), ..Default::default() },
             ..Default::default()
@@ -392,6 +418,7 @@ mod tests {
             "storage = { kind = \"shared\", path = \"/x\" }",
             "storage = { kind = \"local\", path = \"/x\", pool = \"nas\" }",
             "listen = \"here\"",
+            "deduplication = { mode = \"all\" }",
         ] {
             assert!(matches!(parse(text), Err(ConfigError::Parse { .. })), "{text}");
         }

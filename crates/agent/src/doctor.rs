@@ -25,6 +25,8 @@ use std::{
 use fs_err as fs;
 use plimsoll_api::doctor::{CheckStatus, DoctorCheck, DoctorReport};
 
+use crate::config::DeduplicationMode;
+
 pub use programs::{LEAST_QEMU_MAJOR, QemuVersion, QemuVersionError, qemu_version};
 pub use virtualisation::{KvmVerdict, LEAST_INSTRUCTIONS_PER_SECOND, probe_kvm};
 
@@ -40,6 +42,8 @@ pub struct DoctorOptions {
     pub data_dir: PathBuf,
     /// The user that QEMU is configured to run as, if one is.
     pub qemu_user: Option<String>,
+    /// Whose equal pages are merged.
+    pub deduplication: DeduplicationMode,
 }
 
 impl Default for DoctorOptions {
@@ -48,6 +52,7 @@ impl Default for DoctorOptions {
             qemu: "qemu-system-x86_64".into(),
             data_dir: "/var/lib/plimsoll/agent".into(),
             qemu_user: None,
+            deduplication: DeduplicationMode::default(),
         }
     }
 }
@@ -57,11 +62,12 @@ pub async fn examine(options: &DoctorOptions) -> DoctorReport {
     let start = Instant::now();
     // One group after the other would add up; KVM's runs alone, because it is a measurement.
     let kvm = probe_kvm().await;
+    let deduplication = options.deduplication;
     let (qemu, qemu_img, cgroups, memory, network, devices) = tokio::join!(
         programs::qemu(options.qemu.clone()),
         programs::qemu_img(),
         blocking("cgroups", || vec![kernel::cgroups()]),
-        blocking("memory", kernel::memory),
+        blocking("memory", move || kernel::memory(deduplication)),
         network::checks(),
         blocking("devices", devices::checks),
     );

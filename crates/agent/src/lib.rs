@@ -18,6 +18,7 @@ pub mod images;
 pub mod inventory;
 pub mod join;
 mod kernel_fields;
+pub mod ksm;
 pub mod lease;
 pub mod limits;
 pub mod link;

@@ -41,6 +41,7 @@ use crate::{
     images::{ImageCache, ImageError},
     inventory::{Inventory, inventory},
     join::{JoinError, Membership},
+    ksm::{self, Deduplication},
     limits::CpuGroups,
     link::{Link, LinkError},
     net::{Fabric, Underlay, VXLAN_PORT},
@@ -213,6 +214,7 @@ fn doctor_options(config: &AgentConfig) -> DoctorOptions {
         qemu: config.qemu.clone(),
         data_dir: config.storage_path(),
         qemu_user: config.qemu_user.clone(),
+        deduplication: config.deduplication.mode,
     }
 }
 
@@ -333,6 +335,7 @@ struct Running {
     networks: Arc<HostNetworks>,
     images: ImageCache,
     disks: disk::Disks,
+    deduplication: Deduplication,
 }
 
 impl Running {
@@ -377,6 +380,8 @@ impl Running {
                 None
             }
         };
+        let place = ksm::Place::of_this_machine();
+        let deduplication = Deduplication::open(config.deduplication.mode, place);
         let vcpus = host.total.cpu.max(spec.capacity.cpu).vcpus().min(MOST_VCPUS);
         let vms = Vms::open(Environment {
             directory: config.data_dir.join("vms"),
@@ -393,6 +398,7 @@ impl Running {
             disks: Arc::new(HostDisks::new(disks.clone(), Arc::clone(&networks), shared)),
             networks: Arc::clone(&networks) as _,
             images: Arc::new(images.clone()),
+            deduplication: deduplication.clone(),
         })
         .map_err(AgentError::Vms)?;
         if timeout(ADOPTION_LIMIT, vms.adopted()).await.is_err() {
@@ -400,7 +406,7 @@ impl Running {
         }
         tracing::info!(vms = vms.observed().len(), "found the VMs of this host");
         let spec = watch::Sender::new(spec);
-        Ok(Self { config, membership, client, spec, vms, networks, images, disks })
+        Ok(Self { config, membership, client, spec, vms, networks, images, disks, deduplication })
     }
 
     async fn go_on(
@@ -426,7 +432,11 @@ impl Running {
             vms: Arc::new(self.vms.clone()),
             networks: Arc::clone(&self.networks) as _,
             spec: self.spec.subscribe(),
-            usage: UsageSampler::new(self.config.storage_path(), divided),
+            usage: UsageSampler::new(
+                self.config.storage_path(),
+                divided,
+                self.deduplication.clone(),
+            ),
             lease_path: lease_path(&self.config.data_dir),
             state_path: self.config.data_dir.join("link.json"),
         };
@@ -436,7 +446,7 @@ impl Running {
         let server = listener.serve(&identity, &self.membership.ca_pem, state, shutdown.clone());
         // Whichever cannot go on ends the other.
         let _ended = shutdown.clone().drop_guard();
-        tokio::select! {
+        let ended = tokio::select! {
             ended = async {
                 tokio::try_join!(
                     async { server.await.map_err(AgentError::Server) },
@@ -445,7 +455,10 @@ impl Running {
             } => ended.map(|_| ()),
             () = self.keep_house() => Ok(()),
             () = reclaimer.run() => Ok(()),
-        }
+            () = self.deduplication.drive() => Ok(()),
+        };
+        self.deduplication.give_back();
+        ended
     }
 
     /// What has to be done now and then.

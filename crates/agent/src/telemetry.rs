@@ -10,7 +10,7 @@ use plimsoll_api::cluster::{HostMemory, HostUsage, VmUsage};
 use plimsoll_model::{Bytes, MilliCores};
 use tokio::sync::watch;
 
-use crate::{disk::space_at, kernel_fields::memory_field};
+use crate::{disk::space_at, kernel_fields::memory_field, ksm::Deduplication};
 
 /// The kernel counts CPU time in hundredths of a second towards user space, on every architecture.
 pub(crate) const TICKS_PER_SECOND: u64 = 100;
@@ -22,6 +22,7 @@ const SHORTEST_WINDOW: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct UsageSampler {
     storage: PathBuf,
+    deduplication: Deduplication,
     last: Option<(std::time::Instant, u64)>,
     cpu: MilliCores,
     divided: watch::Receiver<Divided>,
@@ -37,10 +38,15 @@ pub struct Divided {
 }
 
 impl UsageSampler {
-    /// For a host with its VMs' disks below `storage`, whose memory is divided as `divided` tells.
+    /// For a host with its VMs' disks below `storage`, whose memory is divided, and equal
+    /// pages of which are merged, so.
     #[must_use]
-    pub const fn new(storage: PathBuf, divided: watch::Receiver<Divided>) -> Self {
-        Self { storage, last: None, cpu: MilliCores(0), divided }
+    pub const fn new(
+        storage: PathBuf,
+        divided: watch::Receiver<Divided>,
+        deduplication: Deduplication,
+    ) -> Self {
+        Self { storage, deduplication, last: None, cpu: MilliCores(0), divided }
     }
 
     /// Ends when the division of the host's memory has changed in a way that is worth telling.
@@ -62,6 +68,7 @@ impl UsageSampler {
             running_vms,
             swap: swap_total(),
             division: self.divided.borrow_and_update().memory,
+            deduplication: Some(self.deduplication.host()),
         }
     }
 
@@ -134,7 +141,8 @@ mod tests {
 
     #[test]
     fn a_busy_core_counts_as_a_thousand() {
-        let mut sampler = UsageSampler::new("/".into(), watch::channel(Divided::default()).1);
+        let divided = watch::channel(Divided::default()).1;
+        let mut sampler = UsageSampler::new("/".into(), divided, Deduplication::off());
         let usage = sampler.sample(3);
         assert_eq!((usage.running_vms, usage.cpu), (3, MilliCores(0)));
         assert!(usage.memory > Bytes::ZERO && usage.disk_free > Bytes::ZERO);

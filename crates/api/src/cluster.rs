@@ -26,6 +26,7 @@ use plimsoll_model::{
     MilliCores, Name, NetworkId, Power, ProjectId, Resources, RestartPolicy, Timestamp, VmId,
 };
 
+use crate::deduplication::{HostDeduplication, VmDeduplication};
 use crate::guest::Facts;
 
 /// A host asks to join the cluster.
@@ -113,6 +114,9 @@ pub struct HostUsage {
     /// How its memory is divided; `None` where none of its VMs is elastic.
     #[serde(default)]
     pub division: Option<HostMemory>,
+    /// What merging equal pages does.
+    #[serde(default)]
+    pub deduplication: Option<HostDeduplication>,
 }
 
 /// The answer to a report.
@@ -275,6 +279,9 @@ pub struct ObservedVm {
     /// What its host decided that it is to have now; `None` while its host has not looked at it.
     #[serde(default)]
     pub share: Option<VmShare>,
+    /// What merging equal pages does for it, while it runs.
+    #[serde(default)]
+    pub deduplication: Option<VmDeduplication>,
 }
 
 /// What a VM is to have now of what it was promised, by its host's decision.

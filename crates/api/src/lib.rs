@@ -10,6 +10,7 @@ pub mod agent;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod cluster;
+pub mod deduplication;
 pub mod doctor;
 pub mod error;
 pub mod error_chain;

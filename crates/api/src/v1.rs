@@ -31,6 +31,7 @@ use plimsoll_model::{
 use crate::{
     ErrorBody,
     cluster::{ActualLimits, DeflationOutcome, HostUsage, VmShare, VmUsage},
+    deduplication::{ProjectDeduplication, VmDeduplication},
     guest::Facts,
 };
 
@@ -158,6 +159,9 @@ pub struct VmView {
     /// What it uses, as its host sees it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<VmUsage>,
+    /// What merging equal pages does for it, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deduplication: Option<VmDeduplication>,
 }
 
 /// Takes a part of what a running VM has, until it is inflated again. What it is promised stays
@@ -453,6 +457,9 @@ pub struct ProjectView {
     pub credits: Option<Credits>,
     /// When it was created.
     pub created_at: Timestamp,
+    /// What merging equal pages does for its VMs that run, all together.
+    #[serde(default)]
+    pub deduplication: ProjectDeduplication,
 }
 
 /// Creates a network.

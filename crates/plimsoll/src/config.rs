@@ -163,6 +163,11 @@ impl Connection {
         Ok(Self { client, context: name, project, named_project })
     }
 
+    /// A connection that is there already; no project is meant.
+    pub(crate) const fn of(client: Client) -> Self {
+        Self { client, context: None, project: None, named_project: None }
+    }
+
     /// The project that is meant.
     pub(crate) fn project(&self) -> Outcome<Name> {
         self.project.clone().ok_or_else(|| {

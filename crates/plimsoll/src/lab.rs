@@ -13,6 +13,7 @@
 //! else. `up` is level-triggered: it makes true what `lab.json` says and what is not true yet, so
 //! the second `up` of a healthy lab does nothing and that of a damaged one heals it.
 
+pub(crate) mod attack;
 pub(crate) mod down;
 pub(crate) mod layout;
 pub(crate) mod network;

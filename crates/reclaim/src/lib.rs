@@ -19,6 +19,7 @@
 
 mod account;
 mod cpu;
+pub mod dedup;
 mod fill;
 mod plan;
 pub mod predict;

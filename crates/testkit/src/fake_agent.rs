@@ -400,6 +400,7 @@ impl Shared {
                 limits: None,
                 deflation: None,
                 share: None,
+                deduplication: None,
             })
             .collect();
         let running = vms.iter().filter(|vm| vm.phase == ObservedPhase::Running).count();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::page::PAGE;
-use crate::{files, hold, spin, store};
+use crate::{files, hold, probe, spin, store};
 
 pub(crate) const HELP: &str = "\
 Usage: plimsoll-workload LOAD [OPTION VALUE]...
@@ -27,6 +27,12 @@ Loads:
             --size 64M
             --churn 0          bytes rewritten each second, the oldest first
             --touch 0          bytes read and checked each second
+  probe   tells whether another VM of the host holds a set of pages, if pages are merged
+          with it: `hold` with the same seed and size has them. Writes to them after the
+          given seconds, and says for each set how long a write took
+            --sets 1           sets, whose seeds follow each other
+            --size 128K        one set
+            --ballast 32M      pages that nobody else has, for comparison
 
 All of them:
   --seconds 10   time to run once it is ready; 0: until it is killed
@@ -54,6 +60,7 @@ pub(crate) enum Load {
     Store(store::Options),
     Spin(spin::Options),
     Hold(hold::Options),
+    Probe(probe::Options),
 }
 
 /// What all loads have in common.
@@ -97,6 +104,7 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Comma
             Load::Spin(spin::Options { common, threads: given.number("--threads", 1, 1..=256)? })
         }
         "hold" => Load::Hold(given.hold(common)?),
+        "probe" => Load::Probe(given.probe(common)?),
         _ => return Err(Bad::Load(load)),
     };
     given.nothing_left()?;
@@ -156,6 +164,15 @@ impl Given {
             size: self.size("--size", 64 << 20, PAGE as u64)?,
             churn: self.size("--churn", 0, 0)?,
             touch: self.size("--touch", 0, 0)?,
+        })
+    }
+
+    fn probe(&mut self, common: Common) -> Result<probe::Options, Bad> {
+        Ok(probe::Options {
+            common,
+            sets: self.number("--sets", 1, 1..=10_000)?,
+            size: self.size("--size", 128 << 10, PAGE as u64)?,
+            ballast: self.size("--ballast", 32 << 20, 1 << 20)?,
         })
     }
 
@@ -255,6 +272,7 @@ mod tests {
             "spin --threads 0",
             "hold --seconds x",
             "hold --size M",
+            "probe --sets 0",
         ] {
             assert!(matches!(parse_text(bad), Err(Bad::Value { .. })), "{bad}");
         }

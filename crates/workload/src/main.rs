@@ -9,6 +9,9 @@
 //! | [`spin`] | computes | nothing happens |
 //! | [`hold`] | fills memory and keeps it, equal for equal seeds | it is idle, and can be merged |
 //!
+//! [`probe`] is none: it finds out what other VMs of the host hold, where the host merges pages with
+//! theirs.
+//!
 //! Invariants: a seed decides all that is written and the order of what is asked for; whatever is
 //! read is checked, and one wrong byte ends the run with status 1, so that a host that loses or mixes
 //! up pages cannot look fast. Each load prints lines of JSON: see [`report`].
@@ -18,10 +21,12 @@ mod failure;
 mod files;
 mod hold;
 mod page;
+mod probe;
 mod random;
 mod report;
 mod spin;
 mod store;
+mod ticks;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -58,6 +63,7 @@ fn run(load: &Load) -> Result<(), Failure> {
         Load::Store(options) => store::run(options),
         Load::Spin(options) => spin::run(options),
         Load::Hold(options) => hold::run(options),
+        Load::Probe(options) => probe::run(options),
     }
 }
 

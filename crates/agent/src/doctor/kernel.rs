@@ -9,6 +9,7 @@ use plimsoll_api::{
 };
 
 use super::{clock_probe, finding, good, memory_probe};
+use crate::config::DeduplicationMode;
 use crate::limits::{CgroupMounts, CgroupVersion, CpuGroups};
 
 const NEEDS_ROOT: &str = "run as root";
@@ -59,14 +60,14 @@ pub(super) fn cgroups() -> DoctorCheck {
     }
 }
 
-pub(super) fn memory() -> Vec<DoctorCheck> {
-    let mut checks = vec![ksm()];
+pub(super) fn memory(deduplication: DeduplicationMode) -> Vec<DoctorCheck> {
+    let mut checks = vec![ksm(deduplication)];
     checks.extend(page_tracking());
     checks.push(swap());
     checks
 }
 
-fn ksm() -> DoctorCheck {
+fn ksm(mode: DeduplicationMode) -> DoctorCheck {
     let path = Path::new("/sys/kernel/mm/ksm");
     let Ok(run) = fs::read_to_string(path.join("run")) else {
         let remedy = "a kernel with CONFIG_KSM; without it equal pages are not merged";
@@ -95,6 +96,12 @@ fn ksm() -> DoctorCheck {
     );
     if fs::OpenOptions::new().write(true).open(path.join("run")).is_err() {
         return finding("ksm", CheckStatus::Warning, evidence, Some(NEEDS_ROOT));
+    }
+    if mode == DeduplicationMode::ForcedAcrossProjects {
+        let evidence = format!("{evidence}; pages are merged between projects (forced)");
+        let remedy = "take `mode` out of [deduplication] in the agent's configuration: every guest \
+                      can find out what guests of other projects hold in memory";
+        return finding("ksm", CheckStatus::Warning, evidence, Some(remedy));
     }
     good("ksm", evidence)
 }

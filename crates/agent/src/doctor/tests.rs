@@ -42,6 +42,13 @@ async fn this_machine_is_examined_quickly_and_left_as_it_was() {
     ] {
         assert!(names.contains(name), "{name}");
     }
+    let forced = DoctorOptions {
+        deduplication: DeduplicationMode::ForcedAcrossProjects,
+        ..DoctorOptions::default()
+    };
+    let forced = examine(&forced).await;
+    let ksm = forced.check("ksm").unwrap();
+    assert!(ksm.status == CheckStatus::Missing || ksm.evidence.contains("between projects"));
     let kvm = report.check("kvm").unwrap();
     match (report.accelerator, report.kvm_instructions_per_second) {
         (DoctorAccelerator::Kvm, Some(rate)) => {

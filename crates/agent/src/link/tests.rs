@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
+    ksm::Deduplication,
     telemetry::Divided,
     testing::{Behaviour, FakeManager, host_spec, wait_for},
     vm::lease::Lease,
@@ -87,7 +88,11 @@ impl Host {
             vms: Arc::clone(&vms) as _,
             networks: Arc::clone(&networks) as _,
             spec,
-            usage: UsageSampler::new(directory.to_owned(), watch::channel(Divided::default()).1),
+            usage: UsageSampler::new(
+                directory.to_owned(),
+                watch::channel(Divided::default()).1,
+                Deduplication::off(),
+            ),
             lease_path: lease.clone(),
             state_path: directory.join("link.json"),
         };
@@ -134,6 +139,7 @@ fn running(vm: u128) -> ObservedVm {
         limits: None,
         deflation: None,
         share: None,
+        deduplication: None,
     }
 }
 

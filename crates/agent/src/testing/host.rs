@@ -9,6 +9,7 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use plimsoll_api::cluster::DesiredPresent;
 use plimsoll_model::{BitsPerSecond, ImageFile, Interface, VmId};
 
+use crate::ksm::Deduplication;
 use crate::vm::{
     DiskFiles, Disks, Environment, HostError, Images, Networks, QemuUser, Tap, argv::Accelerator,
 };
@@ -84,5 +85,6 @@ pub(crate) fn environment(directory: &Path) -> Environment {
         disks: Arc::new(Nothing),
         networks: Arc::new(Nothing),
         images: Arc::new(Nothing),
+        deduplication: Deduplication::off(),
     }
 }

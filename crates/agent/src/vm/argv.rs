@@ -77,6 +77,8 @@ pub struct Machine {
     /// Memory that it can have while it runs, `memory` and whole elastic blocks; `None`: no more
     /// than `memory`.
     pub max_memory: Option<Bytes>,
+    /// Whether the kernel may merge its pages with equal ones.
+    pub mergeable: bool,
     pub disk: DiskFiles,
     /// Reads and writes together; zero: no limit.
     pub disk_bandwidth: BytesPerSecond,
@@ -178,7 +180,8 @@ fn base(line: &mut CommandLine, machine: &Machine) {
 }
 
 fn processor_and_memory(line: &mut CommandLine, machine: &Machine) {
-    // mem-merge=off: merged pages are a side channel; whoever wants them switches them on knowingly.
+    // mem-merge=off: merged pages are a side channel. Memory that may be merged says so itself; it
+    // is private memory, as the kernel merges no other.
     line.option(
         "-machine",
         "q35,usb=off,vmport=off,dump-guest-core=off,mem-merge=off,memory-backend=ram",
@@ -206,7 +209,8 @@ fn processor_and_memory(line: &mut CommandLine, machine: &Machine) {
     line.option("-m", size);
     line.json(
         "-object",
-        json!({"qom-type": "memory-backend-ram", "id": "ram", "size": memory, "merge": false}),
+        json!({"qom-type": "memory-backend-ram", "id": "ram", "size": memory,
+            "merge": machine.mergeable}),
     );
     line.json(
         "-device",
@@ -218,7 +222,7 @@ fn processor_and_memory(line: &mut CommandLine, machine: &Machine) {
         line.json(
             "-object",
             json!({"qom-type": "memory-backend-ram", "id": "elastic", "size": elastic,
-                "merge": false, "reserve": false}),
+                "merge": machine.mergeable, "reserve": false}),
         );
         line.json(
             "-device",

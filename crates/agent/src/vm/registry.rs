@@ -21,6 +21,7 @@ use super::guest_channel::GuestCallError;
 use super::host::{Disks, Images, Networks};
 use super::lease::BootTime;
 use super::runner::{self, Footing, RunnerHandle, Share};
+use crate::ksm::Deduplication;
 use crate::limits::CpuGroups;
 
 /// A call to a guest has this long beyond the command's own time.
@@ -112,6 +113,8 @@ pub struct Environment {
     pub networks: Arc<dyn Networks>,
     /// Their images.
     pub images: Arc<dyn Images>,
+    /// Whose equal pages are merged.
+    pub deduplication: Deduplication,
 }
 
 impl std::fmt::Debug for Environment {
@@ -198,12 +201,18 @@ impl Vms {
         let failed = |source| VmsError::Directory { path: path.clone(), source };
         fs::create_dir_all(&path).map_err(failed)?;
         super::files::boot_id().map_err(VmsError::BootId)?;
-        let mut found = BTreeSet::new();
+        let mut found: BTreeSet<VmId> = BTreeSet::new();
         for entry in fs::read_dir(&path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             // Whatever else lies there is not ours.
             if let Some(vm) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
                 found.insert(vm);
+            }
+        }
+        for vm in &found {
+            let directory = VmDirectory::new(path.join(vm.to_string()));
+            if let Some((project, merging)) = runner::launched_merging(&directory) {
+                environment.deduplication.presume(*vm, project, merging);
             }
         }
         let shared = Shared {
@@ -241,6 +250,7 @@ impl Vms {
     /// A VM that is not listed stays as it is. One that was listed as absent, is gone and is not
     /// listed any more is forgotten.
     pub fn want(&self, wanted: &[DesiredVm], asked_at: BootTime) {
+        self.shared.environment.deduplication.want(wanted);
         for desired in wanted {
             self.entry(desired.vm);
             let entries = self.shared.entries.lock();
@@ -260,7 +270,11 @@ impl Vms {
     pub fn observed(&self) -> Vec<ObservedVm> {
         let entries = self.shared.entries.lock();
         let runners = entries.values().filter(|entry| entry.runner.is_adopted());
-        runners.map(|entry| entry.runner.observed()).collect()
+        let deduplication = &self.shared.environment.deduplication;
+        runners
+            .map(|entry| entry.runner.observed())
+            .map(|vm| ObservedVm { deduplication: deduplication.of(vm.vm), ..vm })
+            .collect()
     }
 
     /// How each VM that runs stands.

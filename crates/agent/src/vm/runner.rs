@@ -29,15 +29,16 @@ use plimsoll_api::cluster::{
     ActualLimits, DeflationOutcome, DesiredPresent, DesiredVm, ObservedPhase, ObservedVm, VmShare,
     Wanted,
 };
+use plimsoll_api::deduplication::Merging;
 use plimsoll_api::guest::{Answer, Call, Facts};
-use plimsoll_model::{Amount, Bytes, Elasticity, Power, Timestamp, VmId};
+use plimsoll_model::{Amount, Bytes, Elasticity, Power, ProjectId, Timestamp, VmId};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::live::{Goal, Live, taken_back};
-use self::record::{End, Ended, Next, Record};
+use self::record::{End, Ended, LaunchedMachine, Next, Record};
 use self::stop::Stopping;
 use super::adopt::{AdoptError, Verdict, adopt, exit_of};
 use super::files;
@@ -216,9 +217,16 @@ pub(super) fn spawn(
         limits: None,
         deflation: None,
         share: None,
+        deduplication: None,
     };
     let _stop = stop.drop_guard();
     RunnerHandle { wish, observed, guest, footing, share, absent, _stop }
+}
+
+/// With what merging a VM that was found was launched, if it ever was.
+pub(super) fn launched_merging(directory: &VmDirectory) -> Option<(ProjectId, Merging)> {
+    let machine = Record::read(directory).ok()?.machine;
+    Some((machine.project?, machine.merging?))
 }
 
 /// Why a runner no longer waits.
@@ -370,6 +378,9 @@ impl Runner {
         self.record = Record::read(&self.directory).map_err(AdoptError::Record)?;
         match adopt(self.vm, &self.directory).await? {
             Verdict::Running(adopted) => {
+                let qemu = u32::try_from(adopted.record.qemu.pid).unwrap_or(0);
+                let LaunchedMachine { project, merging, .. } = self.record.machine;
+                self.environment.deduplication.runs(self.vm, qemu, project, merging);
                 let guest = GuestChannel::open(self.directory.clone());
                 self.guest_sender.send_replace(Some(guest.clone()));
                 let (news, facts) = watch::channel(None);
@@ -393,6 +404,7 @@ impl Runner {
             }
             Verdict::Dead(exit) => {
                 self.process = Process::Dead;
+                self.environment.deduplication.gone(self.vm);
                 self.guest_sender.send_replace(None);
                 self.limits = None;
                 self.deflation = None;
@@ -658,7 +670,7 @@ impl Runner {
         wish: &Wish,
         present: &DesiredPresent,
     ) -> Result<Launched, Box<dyn std::error::Error + Send + Sync>> {
-        let (machine, launched) = {
+        let (mut machine, mut launched) = {
             let mut wishes = self.wishes.clone();
             let prepare = launch::prepare(&self.environment, self.vm, present);
             tokio::select! {
@@ -668,6 +680,9 @@ impl Runner {
             }
         };
         self.mark_fenced(present.fenced_by_lease)?;
+        let merging = self.environment.deduplication.decide(self.vm, present);
+        machine.mergeable = merging.is_allowed();
+        launched.merging = Some(merging);
         self.record.launch += 1;
         self.record.machine = launched;
         self.record.reboots_done = present.reboots;
@@ -794,6 +809,7 @@ impl Runner {
             limits: self.limits.clone(),
             deflation: self.deflation.clone(),
             share: self.shares.borrow().as_ref().map(|share| share.decision.clone()),
+            deduplication: None,
         };
         if !matches!(self.process, Process::Live(..)) {
             self.stand.send_replace(None);

@@ -6,6 +6,8 @@ mod agent;
 #[cfg(test)]
 mod elastic;
 #[cfg(test)]
+mod ksm;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod vm;

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use plimsoll_agent::config::DeduplicationMode;
 use plimsoll_agent::disk::{self, Base, ImageFormat};
+use plimsoll_agent::ksm::{Deduplication, Place};
 use plimsoll_agent::limits::CpuGroups;
 use plimsoll_agent::vm::adopt::is_alive;
 use plimsoll_agent::vm::argv::Accelerator;
@@ -24,6 +26,7 @@ use plimsoll_model::{
     BitsPerSecond, Bytes, Elasticity, ImageFile, ImageFileKind, Interface, MilliCores, Power,
     ProjectId, Resources, RestartPolicy, VmId,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 /// A boot on a busy machine takes a while; nothing here takes longer.
 pub(crate) const LIMIT: Duration = Duration::from_secs(90);
@@ -127,12 +130,20 @@ pub(crate) struct Host {
     pub(crate) vms: Vms,
     pub(crate) lease: LeaseKeeper,
     groups: CpuGroups,
+    merging: DeduplicationMode,
+    /// Drives the kernel's scanner, for as long as the agent lives.
+    _scanner: AbortOnDropHandle<()>,
     wanted: BTreeMap<VmId, DesiredVm>,
 }
 
 impl Host {
     /// A host, or `None` (said aloud) where real VMs cannot run.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_merging(DeduplicationMode::Off)
+    }
+
+    /// The same, with equal pages merged by the kernel of this machine.
+    pub(crate) fn start_merging(merging: DeduplicationMode) -> Option<Self> {
         if !can_run() {
             return None;
         }
@@ -141,16 +152,27 @@ impl Host {
         let groups = CpuGroups::detect(&parent).unwrap();
         let mut lease = LeaseKeeper::open(directory.path().join("lease.json")).unwrap();
         lease.renew(BootTime::now(), None).unwrap();
-        let vms = Self::open(directory.path(), &groups);
-        Some(Self { directory, vms, lease, groups, wanted: BTreeMap::new() })
+        let (vms, scanner) = Self::open(directory.path(), &groups, merging);
+        let wanted = BTreeMap::new();
+        Some(Self { directory, vms, lease, groups, merging, _scanner: scanner, wanted })
     }
 
-    fn open(directory: &Path, groups: &CpuGroups) -> Vms {
+    fn open(
+        directory: &Path,
+        groups: &CpuGroups,
+        merging: DeduplicationMode,
+    ) -> (Vms, AbortOnDropHandle<()>) {
+        let deduplication = match merging {
+            DeduplicationMode::Off => Deduplication::off(),
+            merging => Deduplication::open(merging, Place::of_this_machine()),
+        };
+        let driven = deduplication.clone();
+        let scanner = AbortOnDropHandle::new(tokio::spawn(async move { driven.drive().await }));
         let disks = disk::Disks::new(directory.join("disks"), None, Bytes::ZERO);
         let program = std::env::current_exe().unwrap();
         let guard = program.parent().unwrap().parent().unwrap().join("examples/vm_guard");
         assert!(guard.exists(), "the example vm_guard is built with the tests");
-        Vms::open(Environment {
+        let vms = Vms::open(Environment {
             directory: directory.join("vms"),
             guard_command: vec![guard],
             qemu: "/usr/bin/qemu-system-x86_64".into(),
@@ -162,18 +184,22 @@ impl Host {
             disks: Arc::new(TestDisks(disks)),
             networks: Arc::new(NoNetworks),
             images: Arc::new(TestImages),
+            deduplication,
         })
-        .unwrap()
+        .unwrap();
+        (vms, scanner)
     }
 
     /// The agent dies, and none takes its place.
     pub(crate) fn kill_agent(&mut self) {
-        self.vms = Self::open(&self.directory.path().join("nobody"), &self.groups);
+        let nobody = self.directory.path().join("nobody");
+        (self.vms, self._scanner) = Self::open(&nobody, &self.groups, DeduplicationMode::Off);
     }
 
     /// The agent dies and another takes its place; VMs go on.
     pub(crate) async fn restart_agent(&mut self) {
-        self.vms = Self::open(self.directory.path(), &self.groups);
+        self.kill_agent();
+        (self.vms, self._scanner) = Self::open(self.directory.path(), &self.groups, self.merging);
         self.vms.adopted().await;
     }
 

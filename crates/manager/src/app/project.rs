@@ -1,6 +1,11 @@
 //! Projects.
 
-use plimsoll_api::v1::{CreateProjectRequest, ProjectView, SetProjectRequest};
+use std::collections::BTreeMap;
+
+use plimsoll_api::{
+    deduplication::ProjectDeduplication,
+    v1::{CreateProjectRequest, ProjectView, SetProjectRequest},
+};
 use plimsoll_model::{Credits, EventKind, Name, Project, ProjectId, Role, Severity, Subject};
 
 use crate::{
@@ -31,7 +36,7 @@ pub async fn project_create(
             created_at: txn.now,
         };
         log(txn, &project, EventKind::ProjectCreated, "created");
-        let shown = view(&txn.state, &project);
+        let shown = view(&txn.state, &project, ProjectDeduplication::default());
         txn.put_project(ProjectRecord { project, charged_until: txn.now });
         Ok(shown)
     })
@@ -44,12 +49,13 @@ pub async fn project_create(
 /// None at present.
 pub fn project_list(core: &Core, caller: &Caller) -> Result<Vec<ProjectView>, AppError> {
     let state = core.snapshot();
+    let merged = deduplication(core, &state);
     Ok(state
         .project_names
         .values()
         .filter(|id| caller.project.is_none_or(|own| own == **id))
         .filter_map(|id| state.project(*id))
-        .map(|project| view(&state, project))
+        .map(|project| view(&state, project, merged.get(&project.id).copied().unwrap_or_default()))
         .collect())
 }
 
@@ -59,7 +65,9 @@ pub fn project_list(core: &Core, caller: &Caller) -> Result<Vec<ProjectView>, Ap
 /// There is none of that name for the caller.
 pub fn project_show(core: &Core, caller: &Caller, project: &Name) -> Result<ProjectView, AppError> {
     let state = core.snapshot();
-    caller.project(&state, project).map(|project| view(&state, project))
+    let project = caller.project(&state, project)?;
+    let merged = deduplication(core, &state);
+    Ok(view(&state, project, merged.get(&project.id).copied().unwrap_or_default()))
 }
 
 /// Changes a project's quota or credits. A quota below what the project holds stops nothing.
@@ -72,7 +80,7 @@ pub async fn project_set(
     project: &Name,
     request: SetProjectRequest,
 ) -> Result<ProjectView, AppError> {
-    let (caller_, name) = (caller.clone(), project.clone());
+    let (core_, caller_, name) = (core.clone(), caller.clone(), project.clone());
     let shown = core
         .submit(Some(caller.token), move |txn| {
             let id = caller_.project(&txn.state, &name)?.id;
@@ -112,7 +120,8 @@ pub async fn project_set(
             let state = &txn.state;
             let project =
                 state.project(id).ok_or_else(|| AppError::not_found(Noun::Project, id))?;
-            Ok(view(state, project))
+            let merged = deduplication(&core_, state);
+            Ok(view(state, project, merged.get(&id).copied().unwrap_or_default()))
         })
         .await;
     core.nudge();
@@ -163,7 +172,16 @@ fn log(txn: &mut Txn<'_>, project: &Project, kind: EventKind, message: &str) {
     txn.event(Severity::Info, kind, subject, Some(project.id), message.to_owned());
 }
 
-fn view(state: &State, project: &Project) -> ProjectView {
+/// What merging equal pages does for every project, as its VMs' hosts reported last.
+fn deduplication(core: &Core, state: &State) -> BTreeMap<ProjectId, ProjectDeduplication> {
+    core.telemetry().deduplication(|host, observed| {
+        let record = state.vm(observed.vm)?;
+        let there = record.host() == Some(host) && record.vm.incarnation == observed.incarnation;
+        there.then_some(record.vm.project)
+    })
+}
+
+fn view(state: &State, project: &Project, deduplication: ProjectDeduplication) -> ProjectView {
     let usage = state.usage(project.id);
     ProjectView {
         id: project.id,
@@ -173,5 +191,6 @@ fn view(state: &State, project: &Project) -> ProjectView {
         vms: usage.vms,
         credits: project.credits,
         created_at: project.created_at,
+        deduplication,
     }
 }

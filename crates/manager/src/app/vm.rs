@@ -437,6 +437,7 @@ pub(crate) fn view(core: &Core, state: &State, record: &VmRecord) -> VmView {
             .as_ref()
             .and(record.host())
             .and_then(|host| core.telemetry().usage_of(host, vm.id)),
+        deduplication: running.as_ref().and_then(|seen| seen.deduplication),
         guest: running.and_then(|seen| seen.guest),
     }
 }

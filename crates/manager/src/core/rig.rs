@@ -319,6 +319,7 @@ impl SimHost {
                 limits: None,
                 deflation: None,
                 share: None,
+                deduplication: None,
             })
             .collect();
         AgentReport {

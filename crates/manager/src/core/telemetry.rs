@@ -7,10 +7,11 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use plimsoll_api::cluster::{
-    AgentReport, HostUsage, MemoryState, ObservedPhase, ObservedVm, VmShare, VmUsage,
+use plimsoll_api::{
+    cluster::{AgentReport, HostUsage, MemoryState, ObservedPhase, ObservedVm, VmShare, VmUsage},
+    deduplication::ProjectDeduplication,
 };
-use plimsoll_model::{Bytes, HostId, Timestamp, VmId};
+use plimsoll_model::{Bytes, HostId, ProjectId, Timestamp, VmId};
 use uuid::Uuid;
 
 /// So many sessions of an agent are remembered, to know late reports of an earlier one.
@@ -91,6 +92,27 @@ impl Telemetry {
     pub(crate) fn usage_of(&self, host: HostId, vm: VmId) -> Option<VmUsage> {
         let hosts = self.hosts.lock();
         hosts.get(&host)?.vm_usage.iter().find(|usage| usage.vm == vm).copied()
+    }
+
+    /// What merging equal pages does for the VMs that `owner` knows to be on that host, by owner.
+    pub(crate) fn deduplication(
+        &self,
+        owner: impl Fn(HostId, &ObservedVm) -> Option<ProjectId>,
+    ) -> BTreeMap<ProjectId, ProjectDeduplication> {
+        let mut sums: BTreeMap<ProjectId, ProjectDeduplication> = BTreeMap::new();
+        for (host, telemetry) in self.hosts.lock().iter() {
+            for seen in telemetry.vms.values() {
+                let part = seen.observed.deduplication.filter(|part| part.merging.is_allowed());
+                let owner = part.and_then(|_| owner(*host, &seen.observed));
+                if let (Some(part), Some(project)) = (part, owner) {
+                    let sum = sums.entry(project).or_default();
+                    sum.vms = sum.vms.saturating_add(1);
+                    sum.saved = sum.saved.saturating_add(part.saved);
+                    sum.overhead = sum.overhead.saturating_add(part.overhead);
+                }
+            }
+        }
+        sums
     }
 
     /// A VM as its host reported it last.

@@ -1,9 +1,13 @@
 //! `plimsoll lab`.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use plimsoll_agent::config::DeduplicationMode;
 use plimsoll_model::{BitsPerSecond, Bytes, BytesPerSecond, IoPerSecond, MilliCores, Name};
+use serde::Serialize;
+
+use super::values::duration;
 
 /// A cluster on this machine.
 #[derive(Debug, Subcommand)]
@@ -48,6 +52,86 @@ Examples:
 Examples:
   plimsoll lab heal host-2")]
     Heal(LabTargetArgs),
+    /// Attack a VM from another one, on a lab that is made for it and deleted afterwards
+    #[command(subcommand)]
+    Attack(AttackCommand),
+}
+
+/// What is shown to be possible, and to be impossible by default.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AttackCommand {
+    /// Find out from inside a guest what another project's guest holds in memory
+    #[command(after_help = "\
+Two guests of two projects run on one host. For each trial a coin decides whether the victim holds a
+set of pages; the attacker loads the same pages, waits for the kernel to merge equal ones, times one
+write to each page, and says whether the victim holds them. Twenty-five trials, each with contents and a
+coin of its own, are made between two rounds of loading. This is done with merging forced between projects,
+and then as hosts are configured by default: merging goes on, but never between projects.
+
+It needs root, a kernel with KSM that no other agent of the machine sets, and the image tiny.
+
+Examples:
+  plimsoll lab attack dedup
+  plimsoll lab attack dedup --trials 50 --only forced --json")]
+    Dedup(AttackArgs),
+}
+
+/// The attack by page deduplication.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct AttackArgs {
+    /// How many trials with each configuration
+    #[arg(long, value_name = "N", default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) trials: u32,
+    /// Only with merging forced between projects, or only with the default
+    #[arg(long, value_name = "WHICH")]
+    pub(crate) only: Option<AttackHalf>,
+    /// How long the attacker waits for the pages to be merged
+    #[arg(long, value_name = "TIME", default_value = "12s", value_parser = attack_wait)]
+    pub(crate) wait: Duration,
+    /// Decides the coins
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// The directory of the image tiny
+    #[arg(long, value_name = "DIR", default_value_os_t = crate::lab::attack::default_image())]
+    pub(crate) image: PathBuf,
+    /// Where the lab's data lies meanwhile; by default /var/lib/plimsoll/labs/dedup-attack
+    #[arg(long, value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+}
+
+/// How the host is configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum AttackHalf {
+    /// Pages are merged between projects.
+    Forced,
+    /// Pages are merged within one project.
+    Default,
+}
+
+impl AttackHalf {
+    /// The name as typed.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Forced => "forced",
+            Self::Default => "by default",
+        }
+    }
+
+    /// The same for a table.
+    pub(crate) const fn describe(self) -> &'static str {
+        match self {
+            Self::Forced => "between projects (forced)",
+            Self::Default => "within one project (default)",
+        }
+    }
+}
+
+fn attack_wait(text: &str) -> Result<Duration, String> {
+    let wait = duration(text)?;
+    let allowed = Duration::from_secs(1)..=Duration::from_secs(300);
+    if allowed.contains(&wait) { Ok(wait) } else { Err("use 1s to 5m".to_owned()) }
 }
 
 /// A lab.
@@ -96,6 +180,9 @@ pub(crate) struct LabUpArgs {
     /// Write no context
     #[arg(long)]
     pub(crate) no_context: bool,
+    /// Whose equal pages are merged.
+    #[arg(skip)]
+    pub(crate) deduplication: DeduplicationMode,
 }
 
 /// Takes a lab down.

@@ -1,10 +1,10 @@
 //! `plimsoll lab`.
 
 use crate::{
-    cli::lab::{LabCommand, LabDownArgs, LabTargetArgs, LabUpArgs},
+    cli::lab::{AttackCommand, LabCommand, LabDownArgs, LabTargetArgs, LabUpArgs},
     failure::{DONE, Failure, Outcome},
     lab::{
-        down,
+        attack, down,
         layout::Lab,
         status::{self, LabStatus},
         up,
@@ -32,6 +32,10 @@ pub(crate) async fn run(command: LabCommand, output: Output) -> Outcome<u8> {
             let lab = target(&args)?;
             down::set_link(&lab, args.target.as_str(), true)?;
             super::done(output, "connected again", args.target.as_str())?;
+        }
+        LabCommand::Attack(AttackCommand::Dedup(args)) => {
+            need_root()?;
+            attack::run(&args, output).await?;
         }
     }
     Ok(DONE)

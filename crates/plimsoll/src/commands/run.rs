@@ -143,6 +143,7 @@ pub(crate) async fn doctor(args: &DoctorArgs, output: Output) -> Outcome<u8> {
         qemu: config.qemu.clone(),
         data_dir: config.storage_path(),
         qemu_user: config.qemu_user,
+        deduplication: config.deduplication.mode,
     };
     let report = examine(&options).await;
     output.show(&report, doctor_report)?;

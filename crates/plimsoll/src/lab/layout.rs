@@ -9,6 +9,7 @@ use std::{
 
 use fs_err as fs;
 use nix::fcntl::{Flock, FlockArg};
+use plimsoll_agent::config::DeduplicationMode;
 use plimsoll_model::{
     BitsPerSecond, Bytes, BytesPerSecond, IoPerSecond, MilliCores, Name, Resources,
 };
@@ -42,6 +43,9 @@ pub(crate) struct LabSpec {
     pub(crate) capacity: Resources,
     /// Whether disks lie in a pool that all hosts share.
     pub(crate) shared_pool: bool,
+    /// Whose equal pages are merged.
+    #[serde(default)]
+    pub(crate) deduplication: DeduplicationMode,
 }
 
 impl Default for LabSpec {
@@ -58,6 +62,7 @@ impl Default for LabSpec {
                 ..Resources::default()
             },
             shared_pool: true,
+            deduplication: DeduplicationMode::default(),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use fs_err as fs;
 use plimsoll_agent::{
     AgentConfig,
-    config::{DeclaredCapacity, StorageConfig},
+    config::{DeclaredCapacity, DeduplicationConfig, StorageConfig},
 };
 use plimsoll_api::{
     Client, ErrorCode,
@@ -60,6 +60,7 @@ pub(crate) fn wanted(lab: &Lab, args: &LabUpArgs) -> Outcome<LabState> {
             ..base.capacity.clone()
         },
         shared_pool: base.shared_pool && !args.local_disks,
+        deduplication: args.deduplication,
     };
     let Some(before) = before else {
         return Ok(LabState {
@@ -147,7 +148,7 @@ async fn ensure_manager(lab: &Lab, state: &mut LabState, progress: &Progress) ->
 }
 
 /// A client that has been answered.
-async fn connect(lab: &Lab) -> Outcome<Client> {
+pub(crate) async fn connect(lab: &Lab) -> Outcome<Client> {
     let client = Client::new(&ClientConfig {
         address: status::server(lab),
         ca_pem: None,
@@ -263,6 +264,7 @@ fn agent_config(lab: &Lab, spec: &LabSpec, number: u8, host: &str) -> Outcome<Ag
             StorageConfig::Local { path: lab.host_directory(host).join("disks") }
         },
         cgroup: lab.cgroup(host),
+        deduplication: DeduplicationConfig { mode: spec.deduplication },
         ..AgentConfig::default()
     })
 }

@@ -4,13 +4,17 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use plimsoll_api::cluster::HostMemory;
+use plimsoll_api::deduplication::HostDeduplication;
 use plimsoll_api::v1::{ClusterStatus, HostView, ProjectView, Settings, TokenView, WhoAmI};
 use plimsoll_model::{
     Amount, Bytes, Element, Event, Fencing, Fraction, HostPhase, Image, ImagePhase, Name, Network,
     Quota, Severity, StoragePool, Subject,
 };
 
-use super::{Output, Tone, age, instant, or_dash, tame, vm::resources};
+use super::{
+    Output, Tone, age, instant, or_dash, tame,
+    vm::{resources, rounded},
+};
 
 const fn host_tone(phase: HostPhase) -> Tone {
     match phase {
@@ -70,6 +74,25 @@ pub(crate) fn hosts(output: &Output, hosts: &[HostView], now: Timestamp) -> Stri
     output.finish(table)
 }
 
+/// What merging equal pages does for a host, in a few words.
+fn deduplication(merged: &HostDeduplication) -> String {
+    let whose = match &merged.project {
+        _ if merged.across_projects => format!("{} VMs of any project (forced)", merged.vms),
+        Some(project) => format!("{} VMs of project {project}", merged.vms),
+        None => "no VM".to_owned(),
+    };
+    let text = format!(
+        "{whose}, {} saved; the scanner is {} and takes {} of a core",
+        rounded(merged.saved),
+        merged.phase,
+        merged.scanner_cpu
+    );
+    match &merged.note {
+        Some(note) => format!("{text}; {}", tame(note)),
+        None => text,
+    }
+}
+
 /// One host in full.
 pub(crate) fn host(output: &Output, host: &HostView, now: Timestamp) -> String {
     let fencing = host.fencing.map(|fencing| match fencing {
@@ -126,6 +149,9 @@ pub(crate) fn host(output: &Output, host: &HostView, now: Timestamp) -> String {
                 let _ = write!(text, ", {shortfall} lacking");
             }
             facts.push(("memory", text));
+        }
+        if let Some(merged) = &usage.deduplication {
+            facts.push(("merged", deduplication(merged)));
         }
     }
     facts.extend([
@@ -200,6 +226,14 @@ pub(crate) fn project(output: &Output, project: &ProjectView, now: Timestamp) ->
         (
             "created",
             format!("{} ({} ago)", instant(project.created_at), age(project.created_at, now)),
+        ),
+        (
+            "merged",
+            format!(
+                "{} saved on {} VMs",
+                rounded(project.deduplication.saved),
+                project.deduplication.vms
+            ),
         ),
     ])
 }
@@ -445,6 +479,21 @@ mod tests {
             host(&output, &sample_host(), now)
         );
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn what_is_merged_on_a_host_is_said() {
+        let mut merged = HostDeduplication {
+            project: Some("shop".parse().unwrap()),
+            vms: 3,
+            saved: plimsoll_model::Bytes::mib(400),
+            scanner_cpu: plimsoll_model::MilliCores(4),
+            ..HostDeduplication::default()
+        };
+        insta::assert_snapshot!(deduplication(&merged), @"3 VMs of project shop, 400MiB saved; the scanner is off and takes 4m of a core");
+        merged.note = Some("the kernel has no KSM".to_owned());
+        (merged.project, merged.vms) = (None, 0);
+        insta::assert_snapshot!(deduplication(&merged), @"no VM, 400MiB saved; the scanner is off and takes 4m of a core; the kernel has no KSM");
     }
 
     #[test]

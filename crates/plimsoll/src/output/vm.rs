@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use plimsoll_api::cluster::{DeflationOutcome, VmShare};
+use plimsoll_api::deduplication::VmDeduplication;
 use plimsoll_api::v1::{BookingView, Reservation, ReservationState, VmView};
 use plimsoll_model::{Amount, Bytes, Deflation, Element, Level, Power, Resources, VmPhase};
 
@@ -158,6 +159,9 @@ pub(crate) fn show(output: &Output, vm: &VmView, now: Timestamp) -> String {
     if let Some(deflated) = deflated(vm) {
         facts.push(("deflated", deflated));
     }
+    if let Some(part) = &vm.deduplication {
+        facts.push(("merged", merged(part)));
+    }
     if let Some(guest) = &vm.guest {
         facts.push((
             "guest",
@@ -210,6 +214,21 @@ pub(crate) fn deflation(output: &Output, outcome: &DeflationOutcome) -> String {
         ]);
     }
     output.finish(table)
+}
+
+/// What merging equal pages does for a VM, in a few words.
+fn merged(part: &VmDeduplication) -> String {
+    if !part.merging.is_allowed() {
+        return part.merging.to_string();
+    }
+    let VmDeduplication { merging, merged, saved, overhead } = part;
+    let (merged, saved, overhead) = (rounded(*merged), rounded(*saved), rounded(*overhead));
+    format!("{saved} saved: {merged} merged {merging}; records take {overhead}")
+}
+
+/// An amount in whole MiB: more is not worth reading of what changes all the time.
+pub(super) fn rounded(amount: Bytes) -> Bytes {
+    Bytes::mib(amount.get() >> 20)
 }
 
 /// A deflation in a few words.
@@ -317,6 +336,8 @@ fn limits(vm: &VmView) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use plimsoll_api::deduplication::Merging;
+
     use super::*;
 
     /// A VM for goldens.
@@ -418,6 +439,24 @@ pub(crate) mod tests {
         });
         let now = "2030-01-01T01:02:03Z".parse().unwrap();
         insta::assert_snapshot!(show(&Output::plain(), &vm, now));
+    }
+
+    #[test]
+    fn what_is_merged_of_a_vm_or_why_not_is_said() {
+        let part = |merging| VmDeduplication {
+            merging,
+            merged: Bytes::mib(200),
+            saved: Bytes(133 << 20 | 77),
+            overhead: Bytes(3 << 20),
+        };
+        assert_eq!(
+            merged(&part(Merging::WithinProject)),
+            "133MiB saved: 200MiB merged with VMs of its project; records take 3MiB"
+        );
+        assert_eq!(
+            merged(&part(Merging::OtherProject)),
+            "no: another project's VMs are merged on this host"
+        );
     }
 
     #[test]

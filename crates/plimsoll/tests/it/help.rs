@@ -13,6 +13,7 @@ const COMMANDS: &[&[&str]] = &[
     &["lab", "kill"],
     &["lab", "cut"],
     &["lab", "heal"],
+    &["lab", "attack", "dedup"],
     &["project", "create"],
     &["project", "list"],
     &["project", "show"],

@@ -42,6 +42,18 @@ fn every_load_reports_each_second_and_at_the_end() {
 }
 
 #[test]
+fn a_probe_says_of_each_set_how_long_a_write_took() {
+    let arguments = "probe --sets 3 --seed 40 --size 16K --ballast 2M --seconds 1";
+    let lines = report(&arguments.split(' ').collect::<Vec<_>>());
+    let events: Vec<_> = lines.iter().map(|line| line["event"].as_str().expect("event")).collect();
+    assert_eq!(events, ["ready", "set", "set", "set", "done"]);
+    assert_eq!(lines[2]["seed"], 41);
+    // On this machine nobody merges the pages of a process that did not ask for it.
+    assert!(lines[1..4].iter().all(|line| line["held"] == false), "{lines:?}");
+    assert!(lines[4]["own_ns"].as_u64().expect("time") > 0);
+}
+
+#[test]
 fn a_corrupted_file_ends_the_run_with_1() {
     let directory = tempfile::tempdir().expect("a directory");
     let root = directory.path().to_str().expect("text");

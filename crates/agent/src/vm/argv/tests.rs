@@ -9,6 +9,7 @@ fn machine() -> Machine {
         max_vcpus: 4,
         memory: Bytes(256 << 20),
         max_memory: Some(Bytes(1 << 30)),
+        mergeable: false,
         disk: DiskFiles {
             overlay: "/pool/vm/disk-0.qcow2".into(),
             base: Some(("/images/aa".into(), "qcow2".into())),
@@ -78,6 +79,16 @@ fn no_path_of_the_host_reaches_the_command_line() {
     let numbers: std::collections::BTreeSet<i32> =
         line.descriptors.iter().map(|descriptor| descriptor.number).collect();
     assert_eq!(numbers.len(), line.descriptors.len());
+}
+
+#[test]
+fn all_memory_of_a_guest_may_be_merged_or_none() {
+    let merges = |mergeable| {
+        let text = printed(&command_line(&Machine { mergeable, ..machine() }));
+        assert!(text.contains("mem-merge=off"), "what is not the guest's memory never is");
+        text.matches("\"merge\":true").count()
+    };
+    assert_eq!((merges(true), merges(false)), (2, 0));
 }
 
 #[test]

@@ -117,6 +117,8 @@ pub(super) async fn prepare(
         max_vcpus: vcpus.saturating_mul(2).max(4).min(most),
         memory,
         max_memory,
+        // Decided when it is launched.
+        mergeable: false,
         disk,
         disk_bandwidth: present.resources.disk_bandwidth,
         disk_iops: present.resources.disk_iops,
@@ -132,6 +134,8 @@ pub(super) async fn prepare(
         memory,
         max_memory: max_memory.unwrap_or(memory),
         interfaces: machine.nics.len(),
+        project: Some(present.project),
+        merging: None,
     };
     Ok((machine, launched))
 }

@@ -1,7 +1,8 @@
 //! What a runner must know after a crash of the agent: `vm.json` in the VM's directory, written
 //! before it is acted on.
 
-use plimsoll_model::{Bytes, RestartPolicy};
+use plimsoll_api::deduplication::Merging;
+use plimsoll_model::{Bytes, ProjectId, RestartPolicy};
 use serde::{Deserialize, Serialize};
 
 use super::deflation::Held;
@@ -45,6 +46,10 @@ pub(super) struct LaunchedMachine {
     /// Most memory, with all that is elastic.
     pub max_memory: Bytes,
     pub interfaces: usize,
+    /// Whose it is, and whether its pages may be merged; `None`: it was launched before that was
+    /// known, and they may not.
+    pub project: Option<ProjectId>,
+    pub merging: Option<Merging>,
 }
 
 /// An end that was dealt with.
