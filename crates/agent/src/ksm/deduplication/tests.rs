@@ -121,6 +121,7 @@ fn present(owner: u128) -> DesiredPresent {
         fenced_by_lease: false,
         reboots: 0,
         deflation: None,
+        elasticity: plimsoll_model::Elasticity::Guaranteed,
         end_at: None,
         warn_at: None,
     }

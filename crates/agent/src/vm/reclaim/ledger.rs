@@ -164,15 +164,19 @@ impl Ledger {
     }
 
     /// Puts a decision into force. What is told of it is the same until the size or the weight
-    /// changes: reasons would change with every page that a guest touches.
-    pub(super) fn allocate(&mut self, share: VmShare) -> VmShare {
+    /// changes: reasons would change with every page that a guest touches. Who still has less than it is
+    /// promised, and could have more if it needed it, has the reasons for which that was taken.
+    pub(super) fn allocate(&mut self, mut share: VmShare) -> VmShare {
         self.allocated = share.memory;
-        let same = self.told.as_ref().filter(|told| {
-            (told.memory, told.cpu_weight) == (share.memory, share.cpu_weight)
-                && told.reasons.is_empty() == share.reasons.is_empty()
-        });
-        let told = same.cloned().unwrap_or(share);
-        self.told = Some(told.clone());
-        told
+        if let Some(told) = &self.told {
+            if (told.memory, told.cpu_weight) == (share.memory, share.cpu_weight) {
+                return told.clone();
+            }
+            if share.reasons.is_empty() && share.taken > Bytes::ZERO {
+                share.reasons.clone_from(&told.reasons);
+            }
+        }
+        self.told = Some(share.clone());
+        share
     }
 }
