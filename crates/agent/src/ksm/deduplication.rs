@@ -55,7 +55,7 @@ struct State {
     /// When the scanner's CPU time was last read, and what it was.
     cpu: Option<(Instant, u64)>,
     /// A process of somebody else that is mergeable, and when that was last looked at.
-    stranger: Option<u32>,
+    stranger: Option<String>,
     strangers_at: Option<Instant>,
     host: HostDeduplication,
 }
@@ -380,7 +380,7 @@ impl Deduplication {
             return None;
         }
         self.look_for_strangers(state);
-        state.stranger.map(|process| {
+        state.stranger.as_ref().map(|process| {
             format!(
                 "process {process}, which is no VM of this agent, is mergeable: nothing is merged"
             )

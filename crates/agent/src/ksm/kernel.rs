@@ -262,12 +262,15 @@ impl Kernel {
         Some(Bytes(pages.saturating_mul(PAGE)))
     }
 
-    /// A process of which memory may be merged and that is no QEMU of these VMs.
-    pub(super) fn stranger(&self, ours: impl Fn(VmId) -> bool) -> Option<u32> {
-        self.processes().find(|pid| {
+    /// A process of which memory may be merged and that is no QEMU of these VMs, with its name.
+    pub(super) fn stranger(&self, ours: impl Fn(VmId) -> bool) -> Option<String> {
+        let stranger = self.processes().find(|pid| {
             self.part(*pid).is_some_and(|part| part.mergeable)
                 && !self.vm_of(*pid).is_some_and(&ours)
-        })
+        })?;
+        let name = std::fs::read_to_string(self.process_file(stranger, "comm")).unwrap_or_default();
+        let name: String = name.chars().filter(|c| !c.is_control()).collect();
+        Some(format!("{stranger} ({name})"))
     }
 
     /// Whose QEMU a process is: it says so with `-uuid`.

@@ -99,6 +99,19 @@ fn scanner_cpu() -> Duration {
     Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
 }
 
+/// All processes of this machine of which memory may be merged.
+fn mergeable() -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| read(path.join("ksm_stat")).contains(": yes"))
+        .map(|path| {
+            format!("{}: {}", path.display(), read(path.join("cmdline")).replace('\0', " "))
+        })
+        .collect()
+}
+
 fn settings() -> Vec<String> {
     ["run", "pages_to_scan", "sleep_millisecs", "smart_scan", "advisor_mode"]
         .iter()
@@ -134,8 +147,8 @@ async fn equal_pages_of_one_project_are_merged_and_of_no_other() {
         host.want(desired(*vm, vm_of(1)));
     }
     for vm in &own {
-        let observed = host.until_booted(*vm).await;
-        assert_eq!(observed.deduplication.unwrap().merging, Merging::WithinProject);
+        let merging = host.until_booted(*vm).await.deduplication.unwrap().merging;
+        assert_eq!(merging, Merging::WithinProject, "others are mergeable: {:?}", mergeable());
     }
     let stranger = new_vm();
     host.want(desired(stranger, vm_of(2)));
