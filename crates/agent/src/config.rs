@@ -133,6 +133,32 @@ pub struct DeduplicationConfig {
     pub mode: DeduplicationMode,
 }
 
+/// Swap space that the agent sets up, and removes when it ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "kind", deny_unknown_fields)]
+pub enum SwapConfig {
+    /// None: what the host has, if anything, is its operator's.
+    None {},
+    /// Compressed memory.
+    Zram {
+        /// How much goes into it, as it is before it is compressed.
+        size: Bytes,
+    },
+    /// A file on a disk.
+    File {
+        /// Its size.
+        size: Bytes,
+        /// Where it lies; by default in `data_dir`.
+        directory: Option<PathBuf>,
+    },
+}
+
+impl Default for SwapConfig {
+    fn default() -> Self {
+        Self::None {}
+    }
+}
+
 /// What to say the host has, element by element; what is not said is measured.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -209,6 +235,8 @@ pub struct AgentConfig {
     pub image_unused_s: u64,
     /// How equal pages of VMs are merged.
     pub deduplication: DeduplicationConfig,
+    /// Swap space that the agent adds to the host's; by default none.
+    pub swap: SwapConfig,
 }
 
 impl Default for AgentConfig {
@@ -232,6 +260,7 @@ impl Default for AgentConfig {
             cgroup: "plimsoll".into(),
             image_unused_s: 24 * 3600,
             deduplication: DeduplicationConfig::default(),
+            swap: SwapConfig::default(),
         }
     }
 }
@@ -324,6 +353,9 @@ impl AgentConfig {
             }
             StorageConfig::Default => {}
         }
+        if let SwapConfig::File { directory: Some(path), .. } = &self.swap {
+            paths.push(("swap.directory", path));
+        }
         for (key, path) in paths {
             if !path.is_absolute() {
                 return Err(ConfigError::RelativePath { key, path: path.clone() });
@@ -390,10 +422,12 @@ mod tests {
             accelerator = "tcg"
             accelerators = { a100 = 2 }
             deduplication = { mode = "forced-across-projects" }
+            swap = { kind = "file", size = "2GiB" }
             "#,
         )
         .unwrap();
         config.check().unwrap();
+        assert_eq!(config.swap, SwapConfig::File { size: Bytes::gib(2), directory: None });
         assert_eq!(config.storage_path(), Path::new("/mnt/nas"));
         assert_eq!(config.deduplication.mode, DeduplicationMode::ForcedAcrossProjects);
         let config = config.with(AgentOverrides {
@@ -419,11 +453,17 @@ mod tests {
             "storage = { kind = \"local\", path = \"/x\", pool = \"nas\" }",
             "listen = \"here\"",
             "deduplication = { mode = \"all\" }",
+            "swap = { kind = \"none\", size = \"1GiB\" }",
+            "swap = { kind = \"zram\" }",
+            "swap = { kind = \"file\", path = \"/x\", size = \"1GiB\" }",
         ] {
             assert!(matches!(parse(text), Err(ConfigError::Parse { .. })), "{text}");
         }
         let relative = parse("data_dir = \"here\"").unwrap();
         assert!(matches!(relative.check(), Err(ConfigError::RelativePath { .. })));
+        let swap = "swap = { kind = \"file\", size = \"1GiB\", directory = \"here\" }";
+        let relative = parse(swap).unwrap().check();
+        assert!(matches!(relative, Err(ConfigError::RelativePath { key: "swap.directory", .. })));
     }
 
     #[test]

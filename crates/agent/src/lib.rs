@@ -26,6 +26,7 @@ pub mod net;
 pub mod pageout;
 pub mod run;
 pub mod server;
+pub mod swap;
 pub mod telemetry;
 pub mod vm;
 

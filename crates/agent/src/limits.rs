@@ -1,4 +1,4 @@
-//! CPU limits of running VMs, by cgroups of version 1 or 2.
+//! CPU limits of running VMs, by cgroups of version 1 or 2. Limits of memory are in [`memory`].
 //!
 //! Only the vCPU threads of a VM are limited, never the whole QEMU process: with all of QEMU under
 //! a quota its monitor answers up to 190 ms late, and disk and network threads stall with it.
@@ -23,6 +23,7 @@
 //! whole wish, and what it returns was read back from the kernel. Calls take microseconds and do
 //! not wait for anything, so they are not async.
 
+pub mod memory;
 mod mounts;
 mod v1;
 mod v2;
@@ -35,7 +36,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use plimsoll_model::{MilliCores, VmId};
+use plimsoll_model::{Bytes, MilliCores, VmId};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use thiserror::Error;
@@ -173,7 +174,7 @@ pub struct Throttling {
     pub throttled_us: u64,
 }
 
-/// Why CPU limits could not be found, set or read.
+/// Why limits could not be found, set or read.
 #[derive(Debug, Error)]
 pub enum LimitsError {
     /// The parent's name is not one plain directory name.
@@ -189,6 +190,12 @@ pub enum LimitsError {
     /// Neither version offers the cpu controller.
     #[error("no mounted cgroup hierarchy offers the cpu controller")]
     NoCpuController,
+    /// Neither version offers the memory controller.
+    #[error("no mounted cgroup hierarchy offers the memory controller")]
+    NoMemoryController,
+    /// The kernel cannot write out so much of a VM's memory.
+    #[error("{vm} still has {usage} in memory, and cannot be held to {limit}")]
+    StillInUse { vm: VmId, usage: Bytes, limit: Bytes },
     /// A group could not be made.
     #[error("cannot create cgroup {}", path.display())]
     Create {
@@ -273,10 +280,7 @@ impl CpuGroups {
     /// # Errors
     /// [`LimitsError::ParentName`], [`LimitsError::NoCpuController`].
     pub fn from_mounts(mounts: &CgroupMounts, parent: &str) -> Result<Self, LimitsError> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if parent.is_empty() || parent.len() > 64 || !parent.chars().all(plain) {
-            return Err(LimitsError::ParentName { name: parent.to_owned() });
-        }
+        check_parent(parent)?;
         // A controller sits in exactly one hierarchy, so the order of asking does not matter.
         let hierarchy = if let Some(root) = mounts.v1_with("cpu") {
             Hierarchy::V1(v1::Hierarchy::new(root.join(parent)))
@@ -407,18 +411,7 @@ impl CpuGroups {
     /// # Errors
     /// [`LimitsError::Read`].
     pub fn vms(&self) -> Result<Vec<VmId>, LimitsError> {
-        let path = self.parent();
-        let entries = match fs::read_dir(path) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(source) => return Err(LimitsError::Read { path: path.to_owned(), source }),
-        };
-        let mut vms: Vec<VmId> = entries
-            .filter_map(Result::ok)
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .collect();
-        vms.sort_unstable();
-        Ok(vms)
+        vms_below(self.parent())
     }
 
     fn parent(&self) -> &Path {
@@ -427,6 +420,30 @@ impl CpuGroups {
             Hierarchy::V2(groups) => groups.parent(),
         }
     }
+}
+
+/// A parent is one plain directory name.
+fn check_parent(parent: &str) -> Result<(), LimitsError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if parent.is_empty() || parent.len() > 64 || !parent.chars().all(plain) {
+        return Err(LimitsError::ParentName { name: parent.to_owned() });
+    }
+    Ok(())
+}
+
+/// The VMs that have a group below a parent, in ascending order.
+fn vms_below(path: &Path) -> Result<Vec<VmId>, LimitsError> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(LimitsError::Read { path: path.to_owned(), source }),
+    };
+    let mut vms: Vec<VmId> = entries
+        .filter_map(Result::ok)
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    vms.sort_unstable();
+    Ok(vms)
 }
 
 /// Quota and period in microseconds that come closest to a limit.

@@ -61,6 +61,9 @@ pub enum PageOutError {
         #[source]
         source: io::Error,
     },
+    /// The VM's limit could not be set.
+    #[error("cannot hold its memory")]
+    Limit(#[source] Box<crate::limits::LimitsError>),
     /// The kernel refused.
     #[error("cannot page out memory of process {process}")]
     Advise {

@@ -59,16 +59,16 @@ impl UsageSampler {
     /// The usage now. What cannot be read counts as zero: a report must not fail for it.
     pub fn sample(&mut self, running_vms: u32) -> HostUsage {
         self.sample_cpu();
+        let meminfo = read(Path::new("/proc/meminfo")).unwrap_or_default();
         HostUsage {
             cpu: self.cpu,
-            memory: read(Path::new("/proc/meminfo"))
-                .and_then(|text| memory(&text))
-                .unwrap_or_default(),
+            memory: memory(&meminfo).unwrap_or_default(),
             disk_free: space_at(&self.storage).map(|space| space.free).unwrap_or_default(),
             running_vms,
-            swap: swap_total(),
             division: self.divided.borrow_and_update().memory,
             deduplication: Some(self.deduplication.host()),
+            swap: memory_field(&meminfo, "SwapTotal").unwrap_or_default(),
+            swap_free: memory_field(&meminfo, "SwapFree").unwrap_or_default(),
         }
     }
 
@@ -97,12 +97,6 @@ impl UsageSampler {
         self.cpu = MilliCores(used / millis);
         self.last = Some((now, busy));
     }
-}
-
-/// Swap space of the host, used or not.
-fn swap_total() -> Bytes {
-    let meminfo = read(Path::new("/proc/meminfo")).unwrap_or_default();
-    memory_field(&meminfo, "SwapTotal").unwrap_or_default()
 }
 
 fn read(path: &Path) -> Option<String> {

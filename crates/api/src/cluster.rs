@@ -108,15 +108,18 @@ pub struct HostUsage {
     pub disk_free: Bytes,
     /// VMs whose QEMU runs.
     pub running_vms: u32,
-    /// Swap space, used or not.
-    #[serde(default)]
-    pub swap: Bytes,
     /// How its memory is divided; `None` where none of its VMs is elastic.
     #[serde(default)]
     pub division: Option<HostMemory>,
     /// What merging equal pages does.
     #[serde(default)]
     pub deduplication: Option<HostDeduplication>,
+    /// Swap space, all of the machine.
+    #[serde(default)]
+    pub swap: Bytes,
+    /// What of it is free.
+    #[serde(default)]
+    pub swap_free: Bytes,
 }
 
 /// The answer to a report.
@@ -400,6 +403,15 @@ pub struct ActualLimits {
     /// The most that the guest can have without a reboot.
     #[serde(default)]
     pub memory_max: Option<Bytes>,
+    /// What QEMU and its guest have in the host's memory.
+    #[serde(default)]
+    pub memory_resident: Option<Bytes>,
+    /// What of them lies in the host's swap space.
+    #[serde(default)]
+    pub memory_swapped: Option<Bytes>,
+    /// The most that they may have in the host's memory; `None`: not limited.
+    #[serde(default)]
+    pub memory_held: Option<Bytes>,
     /// vCPUs plugged in.
     pub vcpus: Option<u32>,
     /// Disk bytes per second; 0: not limited.

@@ -24,8 +24,8 @@ use serde::{Deserialize, Serialize};
 
 use plimsoll_model::{
     Amount, Bytes, Cidr, Constraint, Credits, Deflation, Element, EventSequence, Fencing, Fraction,
-    HostId, HostPhase, HostSpec, ImageFile, Name, OnHostFailure, Policy, Power, Prices, ProjectId,
-    Quota, Resources, RestartPolicy, Role, Timestamp, TokenId, VmId, VmPhase, VmSpec,
+    HostId, HostPhase, HostSpec, ImageFile, Level, Name, OnHostFailure, Policy, Power, Prices,
+    ProjectId, Quota, Resources, RestartPolicy, Role, Timestamp, TokenId, VmId, VmPhase, VmSpec,
 };
 
 use crate::{
@@ -176,11 +176,14 @@ pub struct DeflateVmRequest {
     pub cpu_percent: u8,
     /// By when, in milliseconds; 100 to 600,000. Half of it is the applications'.
     pub within_ms: u64,
+    /// The highest level that is asked: with `guest` no application is, with `host` the guest hears
+    /// nothing of it.
+    pub from: Level,
 }
 
 impl Default for DeflateVmRequest {
     fn default() -> Self {
-        Self { memory_percent: 0, cpu_percent: 0, within_ms: 10_000 }
+        Self { memory_percent: 0, cpu_percent: 0, within_ms: 10_000, from: Level::Application }
     }
 }
 

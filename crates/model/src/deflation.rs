@@ -30,14 +30,20 @@ pub struct Deflation {
     pub cpu_percent: u8,
     /// By when each level must have given what it can, in milliseconds from its beginning.
     pub within_ms: u64,
+    /// The highest level that is asked: with `host` the guest hears nothing of it.
+    #[serde(default)]
+    pub from: Level,
 }
 
 /// A level that can give back what a VM has: the higher it is, the better it knows what is of use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Level {
     /// The applications in the guest, by their hooks. What they free the guest's kernel then gives.
+    #[default]
     Application,
     /// The guest's kernel: its balloon, elastic memory, vCPUs that it no longer runs on.
     Guest,
@@ -117,17 +123,25 @@ impl Deflation {
 mod tests {
     use super::*;
 
-    const ASKED: Deflation =
-        Deflation { generation: 1, memory_percent: 40, cpu_percent: 50, within_ms: 5000 };
+    const ASKED: Deflation = Deflation {
+        generation: 1,
+        memory_percent: 40,
+        cpu_percent: 50,
+        within_ms: 5000,
+        from: Level::Application,
+    };
 
     #[test]
     fn a_part_is_taken_of_what_is_promised() {
-        let promised =
-            Resources { memory: Bytes(1000), cpu: MilliCores(u64::MAX), ..Resources::default() };
+        let promised = Resources {
+            memory: Bytes(1001 * 4096),
+            cpu: MilliCores(u64::MAX),
+            ..Resources::default()
+        };
         let taken = ASKED.of(&promised);
-        assert_eq!(taken, Amount { memory: Bytes(400), cpu: MilliCores(u64::MAX / 2) });
-        let left = Amount { memory: Bytes(500), cpu: MilliCores(7) }.saturating_sub(taken);
-        assert_eq!(left, Amount { memory: Bytes(100), cpu: MilliCores(0) });
+        assert_eq!(taken, Amount { memory: Bytes(400 * 4096), cpu: MilliCores(u64::MAX / 2) });
+        let left = Amount { memory: Bytes(401 * 4096), cpu: MilliCores(7) }.saturating_sub(taken);
+        assert_eq!(left, Amount { memory: Bytes(4096), cpu: MilliCores(0) });
     }
 
     #[test]

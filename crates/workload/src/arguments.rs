@@ -18,6 +18,7 @@ Loads:
             --size 256M        all files together
             --file 1M          one file
             --directory /data  where they are written, once for each seed and size
+            --threads 4        how many serve at the same time
   store   a key-value store in memory: nine reads to one update
             --size 256M        all values
             --value 1K         one value, 64 to 4K
@@ -100,9 +101,7 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Comma
     let load = match load.as_str() {
         "files" => Load::Files(given.files(common)?),
         "store" => Load::Store(given.store(common)?),
-        "spin" => {
-            Load::Spin(spin::Options { common, threads: given.number("--threads", 1, 1..=256)? })
-        }
+        "spin" => Load::Spin(spin::Options { common, threads: given.threads(1)? }),
         "hold" => Load::Hold(given.hold(common)?),
         "probe" => Load::Probe(given.probe(common)?),
         _ => return Err(Bad::Load(load)),
@@ -142,6 +141,7 @@ impl Given {
             file: self.size("--file", 1 << 20, page)?,
             directory: self.take("--directory").map_or_else(|| "/data".into(), PathBuf::from),
             skew: self.skew()?,
+            threads: self.threads(4)?,
         })
     }
 
@@ -181,6 +181,10 @@ impl Given {
         let Some(value) = self.take(option) else { return Ok(0.99) };
         let skew = value.parse().ok().filter(|skew| (0.0..=5.0).contains(skew));
         skew.ok_or(Bad::Value { option, value })
+    }
+
+    fn threads(&mut self, default: u64) -> Result<u64, Bad> {
+        self.number("--threads", default, 1..=256)
     }
 
     fn number(

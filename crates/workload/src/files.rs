@@ -1,14 +1,14 @@
 //! Serves files: each operation opens one, reads all of it through the page cache, and checks it.
 //!
-//! The files are written once for each seed and size: a second run finds them. They are synced, so
-//! that the cache may drop every page of theirs.
+//! The files are written once for each seed and size: a second run finds them. They are synced all at
+//! once, so that the cache may drop every page of theirs.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use crate::arguments::Common;
+use crate::crew;
 use crate::failure::Failure;
 use crate::page::{self, PAGE, Page};
 use crate::random::Draws;
@@ -27,6 +27,8 @@ pub(crate) struct Options {
     pub(crate) directory: PathBuf,
     /// Exponent of Zipf's law, 0 if all are alike.
     pub(crate) skew: f64,
+    /// How many serve at the same time: while one waits for the disk, another goes on.
+    pub(crate) threads: u64,
 }
 
 impl Options {
@@ -43,15 +45,14 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let mut report = Report::new("files", options.common);
     let directory = prepare(options)?;
     report.ready()?;
-    let mut draws = Draws::new(options.common.seed, options.count(), options.skew);
-    let mut chunk = vec![0; CHUNK];
-    while report.goes_on() {
-        let number = draws.next();
-        let began = Instant::now();
-        let bytes = serve(options, &directory, number, &mut chunk)?;
-        report.operation(began, bytes)?;
-    }
-    report.done()
+    let directory = directory.as_path();
+    let worker = |index: u64| {
+        // All ask for the same files most, each in an order of its own.
+        let mut draws = Draws::new(options.common.seed, options.count(), options.skew, index);
+        let mut chunk = vec![0; CHUNK];
+        move || serve(options, directory, draws.next(), &mut chunk)
+    };
+    crew::run(report, (0..options.threads).map(worker).collect())
 }
 
 /// Writes what is missing of the files, and gives their directory.
@@ -59,6 +60,7 @@ fn prepare(options: &Options) -> Result<PathBuf, Failure> {
     let name = format!("workload-{}-{}", options.common.seed, options.pages());
     let directory = options.directory.join(name);
     fs::create_dir_all(&directory).map_err(failed("create", &directory))?;
+    let mut written = false;
     for number in 0..options.count() {
         let path = directory.join(number.to_string());
         let length = fs::metadata(&path).map(|metadata| metadata.len()).ok();
@@ -69,6 +71,11 @@ fn prepare(options: &Options) -> Result<PathBuf, Failure> {
         let new = directory.join("new");
         write(options, &new, number).map_err(failed("write", &new))?;
         fs::rename(&new, &path).map_err(failed("rename", &new))?;
+        written = true;
+    }
+    if written {
+        let synced = File::open(&directory).and_then(|file| Ok(rustix::fs::syncfs(file)?));
+        synced.map_err(failed("sync", &directory))?;
     }
     Ok(directory)
 }
@@ -81,8 +88,7 @@ fn write(options: &Options, path: &Path, number: u64) -> io::Result<()> {
         page::to_bytes(&page.0, &mut bytes);
         file.write_all(&bytes)?;
     }
-    file.flush()?;
-    file.get_ref().sync_data()
+    file.flush()
 }
 
 /// Reads a file to its end and checks every page. Gives its length.
@@ -147,6 +153,7 @@ mod tests {
             file: 128 << 10,
             directory: directory.to_owned(),
             skew: 0.0,
+            threads: 1,
         }
     }
 

@@ -17,6 +17,7 @@
 //! up pages cannot look fast. Each load prints lines of JSON: see [`report`].
 
 mod arguments;
+mod crew;
 mod failure;
 mod files;
 mod hold;

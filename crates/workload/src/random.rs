@@ -19,11 +19,14 @@ pub(crate) struct Draws {
 }
 
 impl Draws {
-    /// Of `count` things, at least 1; with a `skew` of 0 all are alike.
-    pub(crate) fn new(seed: u64, count: u64, skew: f64) -> Self {
+    /// Of `count` things, at least 1; with a `skew` of 0 all are alike. The seed decides which are
+    /// popular; each `stream` of draws is another.
+    pub(crate) fn new(seed: u64, count: u64, skew: f64, stream: u64) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
         let zipf = (skew > 0.0).then(|| Zipf::new(count as f64, skew).ok()).flatten();
-        Self { random: ChaCha8Rng::seed_from_u64(seed), count: count.max(1), zipf, seed }
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        random.set_stream(stream);
+        Self { random, count: count.max(1), zipf, seed }
     }
 
     /// The next, below the count.
@@ -49,7 +52,7 @@ mod tests {
     use super::*;
 
     fn counts(skew: f64) -> Vec<u32> {
-        let mut draws = Draws::new(1, 64, skew);
+        let mut draws = Draws::new(1, 64, skew, 0);
         let mut counts = vec![0; 64];
         for _ in 0..64_000 {
             counts[usize::try_from(draws.next()).expect("small")] += 1;
@@ -68,12 +71,13 @@ mod tests {
 
     #[test]
     fn a_seed_decides_the_draws() {
-        let draw = |seed| {
-            let mut draws = Draws::new(seed, 1000, 0.99);
+        let draw = |seed, stream| {
+            let mut draws = Draws::new(seed, 1000, 0.99, stream);
             (0..100).map(|_| draws.next()).collect::<Vec<_>>()
         };
-        assert_eq!(draw(5), draw(5));
-        assert_ne!(draw(5), draw(6));
-        assert_eq!(Draws::new(1, 1, 0.99).next(), 0);
+        assert_eq!(draw(5, 1), draw(5, 1));
+        assert_ne!(draw(5, 1), draw(6, 1));
+        assert_ne!(draw(5, 1), draw(5, 2));
+        assert_eq!(Draws::new(1, 1, 0.99, 0).next(), 0);
     }
 }

@@ -48,7 +48,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let mut report = Report::new("store", options.common);
     let mut store = Store::filled(options);
     report.ready()?;
-    let mut draws = Draws::new(options.common.seed, store.index.len() as u64, options.skew);
+    let mut draws = Draws::new(options.common.seed, store.index.len() as u64, options.skew, 0);
     while report.goes_on() {
         let key = draws.next();
         let update = draws.one_in(UPDATES);

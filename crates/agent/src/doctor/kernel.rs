@@ -7,10 +7,13 @@ use plimsoll_api::{
     ErrorChain,
     doctor::{CheckStatus, DoctorCheck},
 };
+use plimsoll_model::Bytes;
 
 use super::{clock_probe, finding, good, memory_probe};
 use crate::config::DeduplicationMode;
+use crate::limits::memory::MemoryGroups;
 use crate::limits::{CgroupMounts, CgroupVersion, CpuGroups};
+use crate::swap;
 
 const NEEDS_ROOT: &str = "run as root";
 
@@ -64,6 +67,7 @@ pub(super) fn memory(deduplication: DeduplicationMode) -> Vec<DoctorCheck> {
     let mut checks = vec![ksm(deduplication)];
     checks.extend(page_tracking());
     checks.push(swap());
+    checks.push(memory_cgroup());
     checks
 }
 
@@ -132,31 +136,59 @@ fn page_tracking() -> Vec<DoctorCheck> {
 }
 
 fn swap() -> DoctorCheck {
-    let text = fs::read_to_string("/proc/swaps").unwrap_or_default();
-    let areas: Vec<(String, u64)> = text
-        .lines()
-        .skip(1)
-        .filter_map(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            Some(((*fields.first()?).to_owned(), fields.get(2)?.parse().ok()?))
-        })
-        .collect();
+    let areas = match swap::areas() {
+        Ok(areas) => areas,
+        Err(error) => {
+            let evidence = ErrorChain(&error).to_string();
+            return finding("swap", CheckStatus::Unusable, evidence, Some("mount /proc"));
+        }
+    };
+    let zram = if swap::zram_is_possible() { "zram is possible" } else { "no zram here" };
     if areas.is_empty() {
-        let zram =
-            if Path::new("/sys/class/zram-control").exists() { " (zram is available)" } else { "" };
-        return finding(
-            "swap",
-            CheckStatus::Missing,
-            format!("no swap area is in use{zram}"),
-            Some(
-                "add swap or zram; without it the host cannot take back memory that a guest does \
-                  not give",
-            ),
-        );
+        let remedy = if swap::zram_is_possible() {
+            "set `swap = { kind = \"zram\", size = \"2GiB\" }` (or a file) in agent.toml, and the \
+             agent sets it up; without swap the host cannot take back memory that a guest does not \
+             give"
+        } else {
+            "set `swap = { kind = \"file\", size = \"2GiB\" }` in agent.toml, and the agent sets it \
+             up; without swap the host cannot take back memory that a guest does not give"
+        };
+        let evidence = format!("no swap area is in use ({zram})");
+        return finding("swap", CheckStatus::Missing, evidence, Some(remedy));
     }
-    let total: u64 = areas.iter().map(|(_, kib)| kib).sum();
-    let names: Vec<&str> = areas.iter().map(|(name, _)| name.as_str()).collect();
-    good("swap", format!("{} MiB in {}", total / 1024, names.join(", ")))
+    let (size, free) = areas.iter().fold((Bytes::ZERO, Bytes::ZERO), |(size, free), area| {
+        let left = area.size.saturating_sub(area.used);
+        (size.saturating_add(area.size), free.saturating_add(left))
+    });
+    let names = areas.iter().map(|area| {
+        let ours = if area.is_ours() { " (set up by an agent)" } else { "" };
+        format!("{}{ours}", area.path.display())
+    });
+    let names = names.collect::<Vec<_>>().join(", ");
+    good("swap", format!("{size} in {names}, {free} free; {zram}"))
+}
+
+fn memory_cgroup() -> DoctorCheck {
+    let name = "memory_cgroup";
+    let remedy = "mount a cgroup hierarchy with the memory controller and run as root; without it \
+                  what is paged out of a VM may come back";
+    let groups = match MemoryGroups::detect("plimsoll-doctor") {
+        Ok(groups) => groups,
+        Err(error) => {
+            let evidence = ErrorChain(&error).to_string();
+            return finding(name, CheckStatus::Missing, evidence, Some(remedy));
+        }
+    };
+    let version = match groups.version() {
+        CgroupVersion::V1 => 1,
+        CgroupVersion::V2 => 2,
+    };
+    match groups.probe() {
+        Ok(()) => good(name, format!("memory of VMs can be held through version {version}")),
+        Err(error) => {
+            finding(name, CheckStatus::Unusable, ErrorChain(&error).to_string(), Some(remedy))
+        }
+    }
 }
 
 pub(super) fn clock() -> DoctorCheck {

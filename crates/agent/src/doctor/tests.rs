@@ -29,6 +29,7 @@ async fn this_machine_is_examined_quickly_and_left_as_it_was() {
         "userfaultfd",
         "pagemap_scan",
         "swap",
+        "memory_cgroup",
         "tun",
         "bridge",
         "vxlan",

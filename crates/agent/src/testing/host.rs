@@ -82,6 +82,7 @@ pub(crate) fn environment(directory: &Path) -> Environment {
         lease_file: directory.join("lease.json"),
         max_vcpus: 1,
         cpu_groups: None,
+        memory_groups: None,
         disks: Arc::new(Nothing),
         networks: Arc::new(Nothing),
         images: Arc::new(Nothing),

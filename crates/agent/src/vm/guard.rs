@@ -230,6 +230,7 @@ fn daemon(
     let opened = open_all(launch)?;
     let qemu = child::start(launch, qemu_lock, |pid| {
         write_record(directory, launch, pid)?;
+        join_groups(launch, pid);
         // Again, as late as can be: to open a disk on storage that hangs can take any time, and
         // meanwhile the VM may have been given to another host.
         check_lease(directory, launch)
@@ -261,6 +262,21 @@ fn write_record(directory: &VmDirectory, launch: &Launch, qemu: i32) -> Result<(
         qemu: ProcessId::of(qemu).map_err(watch)?,
     };
     files::write_json(&directory.file(name::GUARD), &record).map_err(GuardError::Record)
+}
+
+/// Puts QEMU's process into its groups. A group that is gone is no reason not to run: the agent sees
+/// that QEMU is not in it, and says so. Standard error is the VM's log by now.
+fn join_groups(launch: &Launch, qemu: i32) {
+    for procs in &launch.groups {
+        let joined = std::fs::OpenOptions::new()
+            .append(true)
+            .open(procs)
+            .and_then(|mut file| file.write_all(qemu.to_string().as_bytes()));
+        if let Err(error) = joined {
+            let text = format!("vm-guard: cannot join {}: {error}\n", procs.display());
+            let _ = io::stderr().write_all(text.as_bytes());
+        }
+    }
 }
 
 /// Leaves the agent's session and its standard streams: a pipe of the agent's that stays open here
@@ -354,6 +370,7 @@ mod tests {
             arguments: Vec::new(),
             user: None,
             descriptors: Vec::new(),
+            groups: Vec::new(),
             lease_file,
             asked_at: BootTime(asked_at),
         };

@@ -23,6 +23,7 @@ use super::lease::BootTime;
 use super::runner::{self, Footing, RunnerHandle, Share};
 use crate::ksm::Deduplication;
 use crate::limits::CpuGroups;
+use crate::limits::memory::MemoryGroups;
 
 /// A call to a guest has this long beyond the command's own time.
 const EXEC_MARGIN: Duration = Duration::from_secs(5);
@@ -107,6 +108,9 @@ pub struct Environment {
     pub max_vcpus: u32,
     /// Where vCPU threads are limited; `None`: this host cannot limit CPU, and every VM says so.
     pub cpu_groups: Option<CpuGroups>,
+    /// Where their memory is counted and held; `None`: this host cannot, and what is paged out may
+    /// come back.
+    pub memory_groups: Option<MemoryGroups>,
     /// The VMs' disks.
     pub disks: Arc<dyn Disks>,
     /// Their networks.

@@ -15,6 +15,7 @@
 //! written down before ([`record`]).
 
 mod deflation;
+mod hold;
 mod launch;
 mod live;
 mod record;
@@ -37,6 +38,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
+use self::hold::Holder;
 use self::live::{Goal, Live, taken_back};
 use self::record::{End, Ended, LaunchedMachine, Next, Record};
 use self::stop::Stopping;
@@ -596,6 +598,12 @@ impl Runner {
             tracing::warn!(vm = %self.vm, error = %ErrorChain(&error), "cgroup stays");
             self.rested = false;
         }
+        if let Some(groups) = &self.environment.memory_groups
+            && let Err(error) = groups.remove(self.vm)
+        {
+            tracing::warn!(vm = %self.vm, error = %ErrorChain(&error), "memory cgroup stays");
+            self.rested = false;
+        }
     }
 
     async fn start(
@@ -726,7 +734,8 @@ impl Runner {
             self.failures = 0;
         }
         let machine = self.record.machine;
-        let left = live.deflate(present, self.limits.as_ref()).await;
+        let holder = Holder::new(self.environment.memory_groups.clone(), self.vm, &live.record);
+        let left = live.deflate(present, self.limits.as_ref(), holder).await;
         let share = self.shares.borrow_and_update().clone();
         let is_elastic = present.elasticity != Elasticity::Guaranteed;
         let aim = match &share {

@@ -107,7 +107,8 @@ fn resize_rounds() -> u32 {
 }
 
 fn deflation(generation: u64, memory_percent: u8, cpu_percent: u8) -> Option<Deflation> {
-    Some(Deflation { generation, memory_percent, cpu_percent, within_ms: 8000 })
+    let from = Level::Application;
+    Some(Deflation { generation, memory_percent, cpu_percent, within_ms: 8000, from })
 }
 
 /// An application with a cache of 64 MiB that it can do without.
@@ -154,6 +155,7 @@ async fn applications_give_before_the_kernel_and_the_kernel_before_the_host() {
     host.restart_agent().await;
     host.want_again();
     is_now(&host, vm, 2).await;
+    host.until_booted(vm).await;
     assert_eq!(host.exec(vm, &["nproc"]).await, "1");
 
     // What was taken stays taken when the promise changes.

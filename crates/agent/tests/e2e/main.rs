@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod agent;
 #[cfg(test)]
+mod cascade;
+#[cfg(test)]
 mod elastic;
 #[cfg(test)]
 mod ksm;

@@ -11,6 +11,7 @@ use plimsoll_agent::config::DeduplicationMode;
 use plimsoll_agent::disk::{self, Base, ImageFormat};
 use plimsoll_agent::ksm::{Deduplication, Place};
 use plimsoll_agent::limits::CpuGroups;
+use plimsoll_agent::limits::memory::MemoryGroups;
 use plimsoll_agent::vm::adopt::is_alive;
 use plimsoll_agent::vm::argv::Accelerator;
 use plimsoll_agent::vm::guard::record::{GuardRecord, ProcessId, VmDirectory};
@@ -124,6 +125,15 @@ impl Networks for NoNetworks {
     }
 }
 
+/// The name of the group that holds the VMs of a test.
+fn parent(directory: &Path) -> String {
+    directory.file_name().unwrap().to_str().unwrap().replace('.', "")
+}
+
+fn memory_groups(directory: &Path) -> Option<MemoryGroups> {
+    MemoryGroups::detect(&parent(directory)).ok()
+}
+
 /// One host. Its guards, QEMUs and cgroups end with it.
 pub(crate) struct Host {
     pub(crate) directory: tempfile::TempDir,
@@ -148,8 +158,7 @@ impl Host {
             return None;
         }
         let directory = tempfile::Builder::new().prefix("plimsoll-e2e-").tempdir().unwrap();
-        let parent = directory.path().file_name().unwrap().to_str().unwrap().replace('.', "");
-        let groups = CpuGroups::detect(&parent).unwrap();
+        let groups = CpuGroups::detect(&parent(directory.path())).unwrap();
         let mut lease = LeaseKeeper::open(directory.path().join("lease.json")).unwrap();
         lease.renew(BootTime::now(), None).unwrap();
         let (vms, scanner) = Self::open(directory.path(), &groups, merging);
@@ -181,6 +190,7 @@ impl Host {
             lease_file: directory.join("lease.json"),
             max_vcpus: 8,
             cpu_groups: Some(groups.clone()),
+            memory_groups: memory_groups(directory),
             disks: Arc::new(TestDisks(disks)),
             networks: Arc::new(NoNetworks),
             images: Arc::new(TestImages),
@@ -326,6 +336,12 @@ impl Drop for Host {
             let _ = self.groups.remove(vm);
         }
         let _ = self.groups.remove_parent();
+        if let Some(groups) = memory_groups(self.directory.path()) {
+            for vm in groups.vms().unwrap_or_default() {
+                let _ = groups.remove(vm);
+            }
+            let _ = groups.remove_parent();
+        }
     }
 }
 

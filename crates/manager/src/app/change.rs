@@ -113,9 +113,9 @@ pub(crate) fn deflate(
     record: &VmRecord,
     request: DeflateVmRequest,
 ) -> Result<(), AppError> {
-    let DeflateVmRequest { memory_percent, cpu_percent, within_ms } = request;
+    let DeflateVmRequest { memory_percent, cpu_percent, within_ms, from } = request;
     let generation = record.vm.generation + 1;
-    let deflation = Deflation { generation, memory_percent, cpu_percent, within_ms };
+    let deflation = Deflation { generation, memory_percent, cpu_percent, within_ms, from };
     deflation.check().map_err(|error| {
         let hint = "give from 1 to 90 percent of memory, of CPU or of both, and 0.1 s to 10 min";
         AppError::invalid("deflation", error.to_string(), hint)

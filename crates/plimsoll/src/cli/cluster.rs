@@ -315,6 +315,51 @@ Examples:
   plimsoll bench reclaim --vms 1000 --json
   plimsoll bench reclaim --vms 100 --promised-percent 400")]
     Reclaim(BenchReclaimArgs),
+    /// Throughput of real VMs that lose half of their memory, by the cascade and by swap alone
+    #[command(after_help = "\
+On a lab of its own, with swap space of its own, two VMs are deflated under a load and inflated again:
+one that serves files, and one that keeps all of its memory in use. It takes minutes, and tells little
+on a machine that is busy with other things. The lab is gone afterwards.
+
+Examples:
+  plimsoll bench cascade
+  plimsoll bench cascade --swap zram --rounds 1 --json")]
+    Cascade(BenchCascadeArgs),
+}
+
+/// What is swapped to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum BenchSwap {
+    /// A file on the machine's disk
+    File,
+    /// Compressed memory
+    Zram,
+}
+
+/// Measures deflation.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchCascadeArgs {
+    /// What is swapped to
+    #[arg(long, value_name = "KIND", default_value = "file")]
+    pub(crate) swap: BenchSwap,
+    /// How often each is measured, by turns
+    #[arg(long, value_name = "N", default_value_t = 2,
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// How long each measurement takes, in seconds
+    #[arg(long, value_name = "S", default_value_t = 6,
+          value_parser = clap::value_parser!(u64).range(2..=600))]
+    pub(crate) seconds: u64,
+    /// What each VM has
+    #[arg(long, value_name = "SIZE", default_value = "512MiB")]
+    pub(crate) memory: Bytes,
+    /// The directory of the image `tiny`, which has the loads in it
+    #[arg(long, value_name = "DIR", default_value = ".build/images/tiny")]
+    pub(crate) image: PathBuf,
+    /// Where the lab's data lies, on a disk; by default below /var/lib/plimsoll/labs
+    #[arg(long, value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
 }
 
 /// The sizes of the VMs of a benchmark.

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
-use plimsoll_agent::config::DeduplicationMode;
+use plimsoll_agent::config::{DeduplicationMode, SwapConfig};
 use plimsoll_model::{BitsPerSecond, Bytes, BytesPerSecond, IoPerSecond, MilliCores, Name};
 use serde::Serialize;
 
@@ -177,12 +177,29 @@ pub(crate) struct LabUpArgs {
     /// Keep disks on each host, in place of a pool that all share
     #[arg(long)]
     pub(crate) local_disks: bool,
+    /// Swap space that each host's agent adds to the machine's: `file:SIZE`, `zram:SIZE` or `none`
+    #[arg(long, value_name = "KIND:SIZE", value_parser = swap)]
+    pub(crate) swap: Option<SwapConfig>,
     /// Write no context
     #[arg(long)]
     pub(crate) no_context: bool,
     /// Whose equal pages are merged.
     #[arg(skip)]
     pub(crate) deduplication: DeduplicationMode,
+}
+
+/// Reads `file:1GiB`.
+pub(crate) fn swap(text: &str) -> Result<SwapConfig, String> {
+    if text == "none" {
+        return Ok(SwapConfig::None {});
+    }
+    let (kind, size) = text.split_once(':').ok_or("give `file:SIZE`, `zram:SIZE` or `none`")?;
+    let size: Bytes = size.parse().map_err(|error| format!("{error}"))?;
+    match kind {
+        "zram" => Ok(SwapConfig::Zram { size }),
+        "file" => Ok(SwapConfig::File { size, directory: None }),
+        _ => Err(format!("`{kind}` is neither `file` nor `zram`")),
+    }
 }
 
 /// Takes a lab down.

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use plimsoll_model::{
     BitsPerSecond, Bytes, BytesPerSecond, IoPerSecond, MilliCores, Name, OnHostFailure, Policy,
     RestartPolicy, deflation::MAX_DEFLATION_PERCENT, elasticity::MAX_SHARES,
@@ -398,6 +398,30 @@ pub(crate) struct DeflateArgs {
     /// By when; half of it is for the applications
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub(crate) within: Duration,
+    /// The highest level that is asked; `host` takes without the guest's help
+    #[arg(long, value_name = "LEVEL", default_value = "application")]
+    pub(crate) from: DeflateFrom,
+}
+
+/// The level at which a deflation begins.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum DeflateFrom {
+    /// Applications in the guest, by their hooks; then the others
+    Application,
+    /// The guest's kernel; then the host
+    Guest,
+    /// The host alone
+    Host,
+}
+
+impl From<DeflateFrom> for plimsoll_model::Level {
+    fn from(from: DeflateFrom) -> Self {
+        match from {
+            DeflateFrom::Application => Self::Application,
+            DeflateFrom::Guest => Self::Guest,
+            DeflateFrom::Host => Self::Host,
+        }
+    }
 }
 
 /// Stops VMs.

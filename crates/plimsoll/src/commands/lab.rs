@@ -42,7 +42,7 @@ pub(crate) async fn run(command: LabCommand, output: Output) -> Outcome<u8> {
 }
 
 /// A lab needs namespaces, cgroups and taps.
-fn need_root() -> Outcome {
+pub(crate) fn need_root() -> Outcome {
     if nix::unistd::geteuid().is_root() {
         return Ok(());
     }

@@ -214,6 +214,7 @@ async fn deflate(args: &DeflateArgs, connection: &Connection, output: Output) ->
         memory_percent: args.memory.unwrap_or(0),
         cpu_percent: args.cpu.unwrap_or(0),
         within_ms: milliseconds(args.within),
+        from: args.from.into(),
     };
     let vm = connection.client.deflate_vm(&project, name, &request).await;
     let vm = vm.or_fail(|| format!("cannot deflate vm `{name}`"))?;

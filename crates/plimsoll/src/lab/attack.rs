@@ -181,6 +181,7 @@ async fn attempt(
         network: None,
         image: vec![args.image.clone()],
         local_disks: true,
+        swap: None,
         no_context: true,
         deduplication: match half {
             AttackHalf::Forced => DeduplicationMode::ForcedAcrossProjects,

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     config::ConfigFile,
-    failure::{Failure, Outcome},
+    failure::{Failure, OrFail as _, Outcome},
     output::progress::Progress,
 };
 
@@ -47,6 +47,9 @@ pub(crate) fn down(lab: &Lab, progress: &Progress) -> Outcome {
     network::remove(lab)?;
     for (_, host) in host_names(state.spec.hosts) {
         remove_cgroups(&lab.cgroup(&host));
+        // An agent leaves it while VMs are held to less memory; now none lives.
+        plimsoll_agent::swap::remove(&lab.host_directory(&host))
+            .or_fail(|| format!("cannot remove the swap space of {host}"))?;
     }
     state.processes.clear();
     state.cut.clear();

@@ -9,7 +9,7 @@ use std::{
 
 use fs_err as fs;
 use nix::fcntl::{Flock, FlockArg};
-use plimsoll_agent::config::DeduplicationMode;
+use plimsoll_agent::config::{DeduplicationMode, SwapConfig};
 use plimsoll_model::{
     BitsPerSecond, Bytes, BytesPerSecond, IoPerSecond, MilliCores, Name, Resources,
 };
@@ -46,6 +46,9 @@ pub(crate) struct LabSpec {
     /// Whose equal pages are merged.
     #[serde(default)]
     pub(crate) deduplication: DeduplicationMode,
+    /// What swap space each host's agent sets up.
+    #[serde(default)]
+    pub(crate) swap: SwapConfig,
 }
 
 impl Default for LabSpec {
@@ -63,6 +66,7 @@ impl Default for LabSpec {
             },
             shared_pool: true,
             deduplication: DeduplicationMode::default(),
+            swap: SwapConfig::default(),
         }
     }
 }

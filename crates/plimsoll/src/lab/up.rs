@@ -61,6 +61,7 @@ pub(crate) fn wanted(lab: &Lab, args: &LabUpArgs) -> Outcome<LabState> {
         },
         shared_pool: base.shared_pool && !args.local_disks,
         deduplication: args.deduplication,
+        swap: args.swap.clone().unwrap_or_else(|| base.swap.clone()),
     };
     let Some(before) = before else {
         return Ok(LabState {
@@ -265,6 +266,7 @@ fn agent_config(lab: &Lab, spec: &LabSpec, number: u8, host: &str) -> Outcome<Ag
         },
         cgroup: lab.cgroup(host),
         deduplication: DeduplicationConfig { mode: spec.deduplication },
+        swap: spec.swap.clone(),
         ..AgentConfig::default()
     })
 }

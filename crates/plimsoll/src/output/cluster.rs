@@ -153,6 +153,8 @@ pub(crate) fn host(output: &Output, host: &HostView, now: Timestamp) -> String {
         if let Some(merged) = &usage.deduplication {
             facts.push(("merged", deduplication(merged)));
         }
+        let swap = format!("{}, {} free", usage.swap, usage.swap_free);
+        facts.push(("swap", if usage.swap.get() == 0 { "none".to_owned() } else { swap }));
     }
     facts.extend([
         (

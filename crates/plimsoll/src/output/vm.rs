@@ -327,6 +327,13 @@ fn limits(vm: &VmView) -> String {
     add("vcpus", actual.vcpus.map(|count| count.to_string()));
     add("memory", actual.memory.map(|memory| memory.to_string()));
     add("memory at most", actual.memory_max.map(|memory| memory.to_string()));
+    let of_host = actual.memory_resident.map(|resident| {
+        let swapped = actual.memory_swapped.filter(|swapped| *swapped > Bytes::ZERO);
+        let swapped = swapped.map(|swapped| format!(", {swapped} more in its swap space"));
+        let held = actual.memory_held.map(|held| format!(", held to {held}"));
+        format!("{resident}{}{}", swapped.unwrap_or_default(), held.unwrap_or_default())
+    });
+    add("of the host's", of_host);
     add("disk", actual.disk.map(|disk| disk.to_string()));
     add("disk bandwidth", rate(actual.disk_bandwidth.map(|x| (x.0, x.to_string()))));
     add("disk operations", rate(actual.disk_iops.map(|x| (x.0, format!("{x}/s")))));

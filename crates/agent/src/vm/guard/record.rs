@@ -55,6 +55,10 @@ pub struct Launch {
     pub user: Option<UserIds>,
     /// What QEMU finds open when it starts.
     pub descriptors: Vec<Descriptor>,
+    /// Groups that QEMU joins before its program begins: what it takes elsewhere is never counted
+    /// there. Each by the file into which a process id is written.
+    #[serde(default)]
+    pub groups: Vec<PathBuf>,
     /// The host's lease.
     pub lease_file: PathBuf,
     /// When the wish was asked for on which this start is: under the marker `fenced` it must still

@@ -29,9 +29,10 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::hold::{Hold, Holder, Taken};
 use super::launch::vcpus_for;
 use crate::limits::CpuWeight;
-use crate::pageout::{PageOutError, page_out};
+use crate::pageout::PageOutError;
 use crate::vm::argv::boot_memory;
 use crate::vm::guest_channel::{GuestCallError, GuestChannel};
 
@@ -49,6 +50,8 @@ const GUEST_PART: (u32, u32) = (4, 5);
 const THROTTLE_LIMIT: Duration = Duration::from_secs(2);
 /// A guest keeps at least this much available, and at least a part in 32 of what it is promised.
 const LEAST_RESERVE: u64 = 24 << 20;
+/// What is said of a level that the deflation leaves out.
+const NOT_ASKED: &str = "not asked";
 /// Memory stall, in hundredths of a percent over ten seconds, at which a guest is given some back.
 const PRESSED: u32 = 1000;
 
@@ -63,6 +66,8 @@ pub(super) struct Aim {
     pub vcpus: u32,
     /// Against other VMs; `None`: by what it is promised.
     pub weight: Option<CpuWeight>,
+    /// What the host keeps out of its memory.
+    pub hold: Hold,
 }
 
 impl Aim {
@@ -74,11 +79,10 @@ impl Aim {
             cpu: resources.cpu,
             vcpus: vcpus_for(resources.cpu),
             weight: None,
+            hold: Hold::Nothing,
         }
     }
-}
 
-impl Aim {
     /// No more than the host has for it.
     pub(super) fn within(self, share: &VmShare) -> Self {
         Self {
@@ -100,6 +104,8 @@ pub(super) struct Cascade {
     levels: Vec<LevelOutcome>,
     /// What the guest is to do without.
     guest: Amount,
+    /// What the host keeps out of its memory beside that; zero where nothing holds it out.
+    host: Bytes,
     /// Whether the host holds the VM to less CPU time.
     throttled: bool,
     outcome: Option<DeflationOutcome>,
@@ -113,6 +119,8 @@ pub(super) struct Held {
     asked: Deflation,
     wanted: Amount,
     guest: Amount,
+    #[serde(default)]
+    host: Bytes,
     throttled: bool,
     outcome: DeflationOutcome,
 }
@@ -124,9 +132,9 @@ enum Stage {
     Application(AbortOnDropHandle<Result<DeflateResult, GuestCallError>>),
     Guest,
     Host {
-        paging: Option<JoinHandle<Result<Bytes, PageOutError>>>,
-        /// What was paged out, and what there is to say about it.
-        paged: (Bytes, Option<String>),
+        paging: Option<JoinHandle<Result<Taken, PageOutError>>>,
+        /// What was taken, and what there is to say about it.
+        taken: Taken,
     },
     Settled,
 }
@@ -142,8 +150,8 @@ pub(super) struct Sight<'a> {
     pub online: Option<u32>,
     /// For how long we have known it.
     pub known_for: Duration,
-    /// QEMU's process.
-    pub qemu: u32,
+    /// What takes memory without the guest's help.
+    pub holder: Holder,
 }
 
 impl Sight<'_> {
@@ -190,17 +198,25 @@ impl Cascade {
             stage_began: now,
             levels: Vec::new(),
             guest: before.as_ref().map_or_else(Amount::default, |before| before.guest),
+            host: before.as_ref().map_or(Bytes::ZERO, |before| before.host),
             throttled: before.is_some_and(|before| before.throttled),
             outcome: None,
             reached: None,
         };
-        cascade.listen(sight);
+        match asked.from {
+            Level::Application => cascade.listen(sight),
+            Level::Guest => {
+                cascade.level(Level::Application, Amount::default(), Some(NOT_ASKED.to_owned()));
+                cascade.ask_guest(None, sight);
+            }
+            Level::Host => cascade.skip_guest(NOT_ASKED, sight),
+        }
         cascade
     }
 
     /// One that settled under another agent.
     pub(super) fn recall(held: Held) -> Self {
-        let Held { asked, wanted, guest, throttled, outcome } = held;
+        let Held { asked, wanted, guest, host, throttled, outcome } = held;
         let now = Instant::now();
         Self {
             asked,
@@ -210,6 +226,7 @@ impl Cascade {
             stage_began: now,
             levels: outcome.levels.clone(),
             guest,
+            host,
             throttled,
             outcome: Some(outcome),
             reached: None,
@@ -218,11 +235,12 @@ impl Cascade {
 
     /// What an agent to come must know.
     pub(super) fn held(&self) -> Option<Held> {
-        let Self { asked, wanted, guest, throttled, outcome, .. } = self;
+        let Self { asked, wanted, guest, host, throttled, outcome, .. } = self;
         outcome.clone().map(|outcome| Held {
             asked: *asked,
             wanted: *wanted,
             guest: *guest,
+            host: *host,
             throttled: *throttled,
             outcome,
         })
@@ -247,12 +265,17 @@ impl Cascade {
         } else if self.began.elapsed() >= LISTENING_LIMIT.min(self.share(LISTENING_PART))
             && !(sight.present.image.guest_agent && sight.known_for < BOOT)
         {
-            for level in [Level::Application, Level::Guest] {
-                self.level(level, Amount::default(), Some("its agent does not answer".into()));
-            }
-            self.guest = Amount::default();
-            self.turn_to_host(sight);
+            self.skip_guest("its agent does not answer", sight);
         }
+    }
+
+    /// Leaves all to the host.
+    fn skip_guest(&mut self, why: &str, sight: &Sight<'_>) {
+        for level in [Level::Application, Level::Guest] {
+            self.level(level, Amount::default(), Some(why.to_owned()));
+        }
+        self.guest = Amount::default();
+        self.turn_to_host(sight);
     }
 
     fn share(&self, (part, of): (u32, u32)) -> Duration {
@@ -269,8 +292,16 @@ impl Cascade {
         let promised = Aim::promised(present);
         let cpu =
             |taken: MilliCores| MilliCores(promised.cpu.get().saturating_sub(taken.get()).max(1));
+        let wants = Bytes(promised.memory.get().saturating_sub(self.guest.memory.get()));
+        let hold = match self.stage {
+            // What is held of it when it is about to have less or more stays until that is known.
+            Stage::Settled if self.host == Bytes::ZERO => Hold::Nothing,
+            Stage::Settled => Hold::Back { wants, taken: self.host },
+            _ => Hold::AsItIs,
+        };
         Aim {
-            memory: Bytes(promised.memory.get().saturating_sub(self.guest.memory.get())),
+            memory: wants,
+            hold,
             cpu: if self.throttled { cpu(self.wanted.cpu) } else { promised.cpu },
             vcpus: vcpus_for(cpu(self.guest.cpu)),
             weight: None,
@@ -294,17 +325,17 @@ impl Cascade {
                 self.application_answered(answer, sight);
             }
             Stage::Guest => self.look_at_guest(sight),
-            Stage::Host { paging, paged } => {
+            Stage::Host { paging, taken } => {
                 if let Some(task) = paging.take_if(|task| task.is_finished()) {
-                    *paged = match task.await {
-                        Ok(Ok(bytes)) => (bytes, None),
-                        Ok(Err(error)) => (Bytes::ZERO, Some(ErrorChain(&error).to_string())),
-                        Err(_) => (Bytes::ZERO, Some("paging out was cut off".to_owned())),
+                    *taken = match task.await {
+                        Ok(Ok(taken)) => taken,
+                        Ok(Err(error)) => Taken::nothing(ErrorChain(&error).to_string()),
+                        Err(_) => Taken::nothing("paging out was cut off".to_owned()),
                     };
                 }
                 if paging.is_none() {
-                    let paged = std::mem::take(paged);
-                    self.settle(paged, sight);
+                    let taken = std::mem::take(taken);
+                    self.settle(taken, sight);
                 }
             }
             Stage::Settled => self.keep_watch(sight),
@@ -328,6 +359,10 @@ impl Cascade {
             Err(error) => (Amount::default(), Some(ErrorChain(&error).to_string()), None),
         };
         self.level(Level::Application, gave, note);
+        self.ask_guest(memory, sight);
+    }
+
+    fn ask_guest(&mut self, memory: Option<MemoryFacts>, sight: &Sight<'_>) {
         self.stage = Stage::Guest;
         let memory = memory.or_else(|| sight.facts.map(|facts| facts.memory));
         let spare = memory.map_or(0, |memory| spare(&memory, sight.present.resources.memory));
@@ -373,13 +408,14 @@ impl Cascade {
     fn turn_to_host(&mut self, sight: &Sight<'_>) {
         self.throttled = self.wanted.cpu > MilliCores(0);
         let rest = self.wanted.memory.get().saturating_sub(self.guest.memory.get());
-        let qemu = sight.qemu;
-        let paging =
-            (rest > 0).then(|| tokio::task::spawn_blocking(move || page_out(qemu, Bytes(rest))));
-        self.stage = Stage::Host { paging, paged: Default::default() };
+        let wants = self.aim(sight.present).memory;
+        let holder = sight.holder.clone();
+        let paging = (rest > 0)
+            .then(|| tokio::task::spawn_blocking(move || holder.take(wants, Bytes(rest))));
+        self.stage = Stage::Host { paging, taken: Taken::default() };
     }
 
-    fn settle(&mut self, (paged, note): (Bytes, Option<String>), sight: &Sight<'_>) {
+    fn settle(&mut self, taken: Taken, sight: &Sight<'_>) {
         let by_guest = self
             .levels
             .iter()
@@ -391,14 +427,15 @@ impl Cascade {
         let held = is.is_some_and(|cpu| cpu.get() <= limit + limit / 100 + 1);
         if rest.cpu > MilliCores(0) && !held && self.stage_began.elapsed() < THROTTLE_LIMIT {
             // The limit is set at one look and read back at the next.
-            self.stage = Stage::Host { paging: None, paged: (paged, note) };
+            self.stage = Stage::Host { paging: None, taken };
             return;
         }
         let gave = Amount {
-            memory: paged.min(rest.memory),
+            memory: taken.amount.min(rest.memory),
             cpu: if held { rest.cpu } else { MilliCores(0) },
         };
-        self.level(Level::Host, gave, note);
+        self.host = if taken.holds { gave.memory } else { Bytes::ZERO };
+        self.level(Level::Host, gave, taken.note);
         self.outcome = Some(DeflationOutcome {
             generation: self.asked.generation,
             wanted: self.wanted,

@@ -3,6 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use plimsoll_api::ErrorChain;
 use plimsoll_api::cluster::DesiredPresent;
 use plimsoll_model::{Bytes, ImageFileKind, MilliCores, VmId};
 use thiserror::Error;
@@ -10,6 +11,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
 use super::record::LaunchedMachine;
+use crate::limits::LimitsError;
 use crate::vm::argv::{self, CommandLine, DirectBoot, Machine, Nic};
 use crate::vm::files::{self, FileError};
 use crate::vm::guard::EXIT_HELD;
@@ -159,6 +161,13 @@ pub(super) async fn launch(
     asked_at: BootTime,
 ) -> Result<Answer, LaunchError> {
     let CommandLine { arguments, descriptors } = argv::command_line(machine);
+    let group = environment.memory_groups.as_ref().map(|groups| groups.create(machine.vm));
+    let groups = group.into_iter().filter_map(|group| {
+        let warn = |error: &LimitsError| {
+            tracing::warn!(vm = %machine.vm, error = %ErrorChain(error), "no memory cgroup for it");
+        };
+        group.inspect_err(warn).ok()
+    });
     let launch = Launch {
         vm: machine.vm,
         number,
@@ -167,6 +176,7 @@ pub(super) async fn launch(
         arguments,
         user: environment.user.of(machine.vm),
         descriptors,
+        groups: groups.collect(),
         lease_file: environment.lease_file.clone(),
         asked_at,
     };

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::deflation::{self, Aim, Cascade, Held, Sight};
+use super::hold::Holder;
 use super::launch::vcpus_for;
 use super::record::LaunchedMachine;
 use crate::limits::{CpuLimits, CpuWeight};
@@ -137,6 +138,7 @@ impl Live {
         &mut self,
         present: &DesiredPresent,
         limits: Option<&ActualLimits>,
+        holder: Holder,
     ) -> Aim {
         let facts = self.facts.borrow().clone();
         let sight = Sight {
@@ -146,7 +148,7 @@ impl Live {
             limits,
             online: self.online.as_ref().map(|(_, count)| *count),
             known_for: self.since.elapsed(),
-            qemu: u32::try_from(self.record.qemu.pid).unwrap_or(0),
+            holder,
         };
         deflation::follow(&mut self.cascade, &sight).await
     }
@@ -188,6 +190,8 @@ impl Live {
         {
             outstanding.failed("cannot set memory", &error);
         }
+        let holder = Holder::new(environment.memory_groups.clone(), vm, &self.record);
+        holder.keep(aim.hold, &mut actual, &mut outstanding).await;
         if let Err(error) = self.throttle(present, &mut actual, &mut outstanding).await {
             outstanding.failed("cannot limit the disk", &error);
         }
