@@ -106,9 +106,7 @@ fn mergeable() -> Vec<String> {
     entries
         .map(|entry| entry.path())
         .filter(|path| read(path.join("ksm_stat")).contains(": yes"))
-        .map(|path| {
-            format!("{}: {}", path.display(), read(path.join("cmdline")).replace('\0', " "))
-        })
+        .map(|path| format!("{}: {}", path.display(), read(path.join("comm")).trim()))
         .collect()
 }
 
