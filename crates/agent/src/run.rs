@@ -1,12 +1,14 @@
 //! An agent from its start to its end.
 //!
 //! ```text
-//!   lock data_dir -> examine the host -> inventory -> listen -> join or remember
-//!     -> find the VMs that run -> serve and link, until told to end
+//!   lock data_dir -> swap space -> examine the host -> inventory -> listen -> join or remember
+//!     -> find the VMs that run -> serve and link, until told to end -> swap space away
 //! ```
 //!
 //! Nothing is started, stopped or removed before every VM that is here was found and looked at. The
 //! end of the agent ends no VM.
+
+mod host_memory;
 
 use std::{
     fs::File,
@@ -42,11 +44,10 @@ use crate::{
     inventory::{Inventory, inventory},
     join::{JoinError, Membership},
     ksm::{self, Deduplication},
-    limits::{CpuGroups, LimitsError, memory::MemoryGroups},
+    limits::CpuGroups,
     link::{Link, LinkError},
     net::{Fabric, Underlay, VXLAN_PORT},
     server::{Listener, ServerError, ServerState},
-    swap,
     telemetry::{Divided, UsageSampler},
     vm::{Environment, QemuUser, Vms, VmsError, argv, reclaim::Reclaimer},
 };
@@ -158,8 +159,20 @@ pub async fn run(
 ) -> Result<(), AgentError> {
     config.check().map_err(AgentError::Config)?;
     let _lock = lock(&config.data_dir)?;
+    host_memory::set_up_swap(&config).await;
+    let (data_dir, groups) = (config.data_dir.clone(), host_memory::groups(&config.cgroup));
+    let ended = live(config, start, shutdown).await;
+    host_memory::remove_swap(data_dir, groups).await;
+    ended
+}
+
+/// All that an agent does while it holds its directory.
+async fn live(
+    config: AgentConfig,
+    start: Start,
+    shutdown: CancellationToken,
+) -> Result<(), AgentError> {
     let token = parse_token(start.join.as_deref())?;
-    set_up_swap(&config).await;
     let (report, host) = look_at_host(&config).await?;
     let listener = Listener::bind(config.listen).await.map_err(AgentError::Server)?;
     let remembered = Membership::load(&config.data_dir).map_err(AgentError::Join)?;
@@ -171,58 +184,10 @@ pub async fn run(
         Membership::load_or_join(&config.data_dir, start.join.as_deref(), &name, &spec)
             .await
             .map_err(AgentError::Join)?;
-    let (data_dir, groups) = (config.data_dir.clone(), memory_groups(&config.cgroup));
-    let ended = Running::prepare(config, start, spec, &report, &host, membership)
+    Running::prepare(config, start, spec, &report, &host, membership)
         .await?
         .go_on(listener, shutdown)
-        .await;
-    remove_swap(data_dir, groups).await;
-    ended
-}
-
-/// Where VMs' memory is held; without, VMs run all the same.
-fn memory_groups(parent: &str) -> Option<MemoryGroups> {
-    let groups = MemoryGroups::detect(parent);
-    let say = |error: &LimitsError| {
-        tracing::warn!(error = %ErrorChain(error), "what is paged out of VMs may come back");
-    };
-    groups.inspect_err(say).ok()
-}
-
-/// Makes the host's swap space as configured. VMs run without it too.
-async fn set_up_swap(config: &AgentConfig) {
-    let (swap, data_dir) = (config.swap.clone(), config.data_dir.clone());
-    match tokio::task::spawn_blocking(move || swap::set_up(&swap, &data_dir)).await {
-        Ok(Ok(Some(area))) => {
-            tracing::info!(area = %area.path.display(), size = %area.size, "swap space is there");
-        }
-        Ok(Ok(None)) => {}
-        Ok(Err(error)) => {
-            tracing::warn!(error = %ErrorChain(&error), "swap space is not as configured");
-        }
-        Err(error) => tracing::warn!(%error, "swap space could not be set up"),
-    }
-}
-
-/// Removes the swap space that was set up, unless VMs, which go on, are held to less memory than
-/// they want: all of it would come back, to be written out again by the next agent.
-async fn remove_swap(data_dir: PathBuf, groups: Option<MemoryGroups>) {
-    let is_held = |groups: &MemoryGroups| {
-        let vms = groups.vms().unwrap_or_default();
-        vms.iter().any(|vm| groups.in_force(*vm).is_ok_and(|memory| memory.limit.is_some()))
-    };
-    let removed = tokio::task::spawn_blocking(move || {
-        if groups.as_ref().is_some_and(is_held) {
-            tracing::info!("VMs are held to less memory: the swap space stays, if there is any");
-            return Ok(());
-        }
-        swap::remove(&data_dir)
-    });
-    match removed.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(error = %ErrorChain(&error), "the swap space stays"),
-        Err(error) => tracing::warn!(%error, "the swap space stays"),
-    }
+        .await
 }
 
 fn parse_token(text: Option<&str>) -> Result<Option<JoinToken>, AgentError> {
@@ -445,7 +410,7 @@ impl Running {
             lease_file: lease_path(&config.data_dir),
             max_vcpus: u32::try_from(vcpus).unwrap_or(1),
             cpu_groups,
-            memory_groups: memory_groups(&config.cgroup),
+            memory_groups: host_memory::groups(&config.cgroup),
             disks: Arc::new(HostDisks::new(disks.clone(), Arc::clone(&networks), shared)),
             networks: Arc::clone(&networks) as _,
             images: Arc::new(images.clone()),

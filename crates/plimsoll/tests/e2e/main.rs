@@ -22,4 +22,5 @@ mod qemu_killed;
 mod reservations;
 mod simulate;
 mod smoke;
+mod swap;
 mod webshop;

@@ -41,13 +41,13 @@ struct Taker(Child);
 impl Taker {
     fn start(procs: &Path, mebibytes: u64) -> Self {
         let script = format!(
-            "echo $$ > {} && x=$(head -c {} /dev/zero | tr '\\0' x) && echo ready && sleep 60",
+            "echo $$ > {} && x=$(head -c {} /dev/zero | tr '\\0' x) && echo ready && read wait",
             procs.display(),
             mebibytes * MIB
         );
         let mut child = Command::new("sh")
             .args(["-c", &script])
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
