@@ -398,6 +398,8 @@ impl Running {
         let place = ksm::Place::of_this_machine();
         let deduplication = Deduplication::open(config.deduplication.mode, place);
         let vcpus = host.total.cpu.max(spec.capacity.cpu).vcpus().min(MOST_VCPUS);
+        let memory_groups = host_memory::groups(&config.cgroup);
+        memory_groups.iter().for_each(host_memory::relieve);
         let vms = Vms::open(Environment {
             directory: config.data_dir.join("vms"),
             guard_command: start.guard_command,
@@ -410,7 +412,7 @@ impl Running {
             lease_file: lease_path(&config.data_dir),
             max_vcpus: u32::try_from(vcpus).unwrap_or(1),
             cpu_groups,
-            memory_groups: host_memory::groups(&config.cgroup),
+            memory_groups,
             disks: Arc::new(HostDisks::new(disks.clone(), Arc::clone(&networks), shared)),
             networks: Arc::clone(&networks) as _,
             images: Arc::new(images.clone()),

@@ -14,7 +14,8 @@
 //! - QEMU must *begin* in its group: memory that it took elsewhere is never counted here. The VM's
 //!   guard puts it there before its program begins.
 //! - The limit never kills. In version 2 `memory.high` only slows; in version 1 the group's killer is
-//!   switched off, so that a VM that finds no swap space waits until the limit is lifted.
+//!   switched off, and a VM for which the kernel finds nothing to write out stands still until its
+//!   limit rises: whoever set it has to look ([`MemoryGroups::relieve`]).
 //! - Whoever sets a limit sees to swap space for what the VM may yet want ([`least_limit`]).
 //!
 //! Files of version 2 are tested on a tree of plain files only: the machines that Plimsoll was
@@ -40,6 +41,9 @@ const UNLIMITED: u64 = 1 << 62;
 /// long as anything goes, at most this long without.
 const STANDSTILL: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(5);
+/// By how much the limit of a VM that stands still rises, at least; and by which part of it.
+const RELIEF: Bytes = Bytes::mib(32);
+const RELIEF_PART: u64 = 8;
 /// Limits are read back in pages.
 const PAGE: u64 = 4096;
 
@@ -177,6 +181,24 @@ impl MemoryGroups {
             }
             std::thread::sleep(PAUSE);
         }
+    }
+
+    /// Raises the limit of a VM that stands still because of it, and tells to what; `None` if it does
+    /// not. Call it every so often while there is a limit.
+    ///
+    /// # Errors
+    /// As [`Self::in_force`]; [`LimitsError::Write`].
+    pub fn relieve(&self, vm: VmId) -> Result<Option<Bytes>, LimitsError> {
+        let group = self.group(vm);
+        if self.version == CgroupVersion::V2
+            || stat_field(&read_text(&group.join("memory.oom_control"))?, "under_oom") == 0
+        {
+            return Ok(None);
+        }
+        let Some(limit) = self.in_force(vm)?.limit else { return Ok(None) };
+        let raised = limit.saturating_add(RELIEF.max(Bytes(limit.get() / RELIEF_PART)));
+        write_value(&group.join("memory.limit_in_bytes"), &raised.get().to_string())?;
+        Ok(Some(raised))
     }
 
     /// What is in force for a VM, and what it has.

@@ -19,6 +19,18 @@ pub(super) fn groups(parent: &str) -> Option<MemoryGroups> {
     groups.inspect_err(say).ok()
 }
 
+/// Lets VMs go on that stood still at their limits while no agent ran: they could not be asked who
+/// they are.
+pub(super) fn relieve(groups: &MemoryGroups) {
+    for vm in groups.vms().unwrap_or_default() {
+        match groups.relieve(vm) {
+            Ok(None) => {}
+            Ok(Some(limit)) => tracing::warn!(%vm, %limit, "it stood still at its memory limit"),
+            Err(error) => tracing::debug!(%vm, error = %ErrorChain(&error), "no memory limit"),
+        }
+    }
+}
+
 /// Makes the host's swap space as configured. VMs run without it too.
 pub(super) async fn set_up_swap(config: &AgentConfig) {
     let (swap, data_dir) = (config.swap.clone(), config.data_dir.clone());

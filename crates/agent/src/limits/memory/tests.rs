@@ -1,5 +1,6 @@
 //! Groups with real processes in them, where this process may make any; version 2 on plain files.
 
+use std::io::{BufRead as _, Write as _};
 use std::process::{Child, Command, Stdio};
 
 use uuid::Uuid;
@@ -36,12 +37,13 @@ impl Drop for Live {
 }
 
 /// A process that joins a group, then takes memory: as QEMU does behind its guard.
-struct Taker(Child);
+struct Taker(Child, std::sync::mpsc::Receiver<String>);
 
 impl Taker {
     fn start(procs: &Path, mebibytes: u64) -> Self {
         let script = format!(
-            "echo $$ > {} && x=$(head -c {} /dev/zero | tr '\\0' x) && echo ready && read wait",
+            "echo $$ > {} && x=$(head -c {} /dev/zero | tr '\\0' x) && echo ready && \
+             read more && y=$(head -c $more /dev/zero | tr '\\0' y) && echo more && read wait",
             procs.display(),
             mebibytes * MIB
         );
@@ -51,11 +53,27 @@ impl Taker {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        let out = child.stdout.take().unwrap();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        Self(child)
+        let out = std::io::BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        assert_eq!(lines.recv().unwrap(), "ready");
+        Self(child, lines)
+    }
+
+    /// Takes more, if it can.
+    fn want_more(&mut self, mebibytes: u64) {
+        let stdin = self.0.stdin.as_mut().unwrap();
+        writeln!(stdin, "{}", mebibytes * MIB).unwrap();
+    }
+
+    /// Whether it got it. It must not have ended for it.
+    fn has_it(&mut self) -> bool {
+        assert!(self.0.try_wait().unwrap().is_none(), "it was killed");
+        self.1.try_recv().is_ok()
     }
 }
 
@@ -108,6 +126,31 @@ fn what_a_limit_writes_out_stays_out() {
     drop(live);
     crate::swap::remove(directory.path()).unwrap();
     tried.unwrap();
+}
+
+#[test]
+fn a_vm_that_stands_still_at_its_limit_is_not_killed_and_goes_on_when_it_rises() {
+    let Some(live) = Live::new("plimsoll-test-relief") else { return };
+    let groups = &live.0;
+    if groups.version() == CgroupVersion::V2 {
+        return;
+    }
+    let procs = groups.create(vm(1)).unwrap();
+    // Nothing of it may be written out.
+    std::fs::write(groups.group(vm(1)).join("memory.swappiness"), "0").unwrap();
+    let mut taker = Taker::start(&procs, 8);
+    let usage = groups.in_force(vm(1)).unwrap().usage;
+    groups.limit(vm(1), Some(Bytes(usage.get() + MIB))).unwrap();
+    assert_eq!(groups.relieve(vm(1)).unwrap(), None, "it wants nothing yet");
+    taker.want_more(24);
+    let mut raised = 0;
+    let mut relieved = || groups.relieve(vm(1)).unwrap().inspect(|_| raised += 1);
+    while !taker.has_it() {
+        relieved();
+        std::thread::sleep(PAUSE);
+    }
+    assert!(raised > 0, "it stood still");
+    assert!(groups.in_force(vm(1)).unwrap().limit.unwrap() > usage);
 }
 
 /// A tree of plain files that looks like version 2.

@@ -5,8 +5,12 @@
 //! guest touches comes back. Either wants swap space; a limit also wants it for all that the VM may
 //! yet want above the limit ([`least_limit`]), and is raised when that gets short.
 
+use std::time::Duration;
+
+use plimsoll_api::ErrorChain;
 use plimsoll_api::cluster::ActualLimits;
 use plimsoll_model::{Bytes, VmId};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::live::Outstanding;
 use crate::limits::memory::{MemoryGroups, OVERHEAD, least_limit};
@@ -18,6 +22,8 @@ use crate::vm::guard::record::GuardRecord;
 const SWAP_RESERVE: Bytes = Bytes::mib(64);
 /// A limit is not changed for less: what is free of swap space changes all the time.
 const STEP: u64 = 8 << 20;
+/// How long a VM may stand still at its limit.
+const RELIEF_PERIOD: Duration = Duration::from_millis(250);
 
 /// What the host is to keep out of its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +112,26 @@ impl Holder {
             holds: true,
             note: Some(format!("{out} paged out; it is held to {limit}{short}")),
         })
+    }
+
+    /// Lets the VM go on whenever it stands still at its limit, for as long as the handle lives. A task
+    /// of its own: QEMU answers nobody meanwhile.
+    pub(super) fn relieve(&self) -> Option<AbortOnDropHandle<()>> {
+        let (groups, vm) = (self.groups.clone()?, self.vm);
+        Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(RELIEF_PERIOD).await;
+                match groups.relieve(vm) {
+                    Ok(None) => {}
+                    Ok(Some(limit)) => {
+                        tracing::warn!(%vm, %limit, "it stood still at its memory limit, which rises");
+                    }
+                    Err(error) => {
+                        tracing::debug!(%vm, error = %ErrorChain(&error), "no look at its memory");
+                    }
+                }
+            }
+        })))
     }
 
     /// Sees to it that the limit is what it should be, and reads back what is.

@@ -51,6 +51,8 @@ pub(super) struct Live {
     cascade: Option<Cascade>,
     /// What QEMU says happened.
     pub events: EventReceiver,
+    /// Lets it go on where it stands still at a limit of its memory.
+    relief: Option<AbortOnDropHandle<()>>,
 }
 
 /// Ends when a guest takes memory back by itself, which it does when it has none left.
@@ -116,6 +118,7 @@ impl Live {
             online: None,
             cascade: held.map(Cascade::recall),
             events,
+            relief: None,
         }
     }
 
@@ -184,14 +187,17 @@ impl Live {
         let Goal { present, aim, machine } = *goal;
         let mut actual = ActualLimits::default();
         let mut outstanding = Outstanding::default();
+        // First: a QEMU that stands still at its limit answers nothing else.
+        let holder = Holder::new(environment.memory_groups.clone(), vm, &self.record);
+        holder.keep(aim.hold, &mut actual, &mut outstanding).await;
+        self.relief =
+            actual.memory_held.and_then(|_| self.relief.take().or_else(|| holder.relieve()));
         self.processors(environment, vm, goal, &mut actual, &mut outstanding).await;
         if let Err(error) =
             self.size_memory(aim.memory, machine, &mut actual, &mut outstanding).await
         {
             outstanding.failed("cannot set memory", &error);
         }
-        let holder = Holder::new(environment.memory_groups.clone(), vm, &self.record);
-        holder.keep(aim.hold, &mut actual, &mut outstanding).await;
         if let Err(error) = self.throttle(present, &mut actual, &mut outstanding).await {
             outstanding.failed("cannot limit the disk", &error);
         }
