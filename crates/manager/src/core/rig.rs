@@ -9,7 +9,7 @@ use std::{
 use plimsoll_api::{
     cluster::{
         AgentReport, DesiredHost, DesiredPresent, DiskOrigin, HostUsage, ObservedPhase, ObservedVm,
-        Wanted,
+        VmUsage, Wanted,
     },
     v1::{
         CreateImageRequest, CreateNetworkRequest, CreateProjectRequest, CreateVmsRequest,
@@ -17,8 +17,8 @@ use plimsoll_api::{
     },
 };
 use plimsoll_model::{
-    Bytes, HostId, HostSpec, ImageFile, ImageFileKind, MilliCores, Name, Power, Quota, Resources,
-    Role, StoragePool, Timestamp, TokenId, VmId, VmSpec,
+    Amount, Bytes, HostId, HostSpec, ImageFile, ImageFileKind, MilliCores, Name, Power, Quota,
+    Resources, Role, StoragePool, Timestamp, TokenId, VmId, VmSpec,
 };
 use plimsoll_store::{MemoryStore, Store};
 
@@ -211,7 +211,7 @@ impl Rig {
         let capacity: BTreeMap<HostId, Resources> = state
             .hosts
             .values()
-            .map(|record| (record.host.id, record.host.spec.capacity.clone()))
+            .map(|record| (record.host.id, record.capacity_with_loan()))
             .collect();
         self.core
             .submit(None, move |txn| {
@@ -260,6 +260,9 @@ pub(crate) struct SimHost {
     stale: bool,
     pub(crate) vms: BTreeMap<VmId, SimVm>,
     pub(crate) highest_generation: u64,
+    /// What each of its running VMs uses, by its own word.
+    pub(crate) each_uses: Amount,
+    pub(crate) swap: Bytes,
 }
 
 impl SimHost {
@@ -275,6 +278,8 @@ impl SimHost {
             stale: true,
             vms: BTreeMap::new(),
             highest_generation: 0,
+            each_uses: Amount::default(),
+            swap: Bytes::ZERO,
         }
     }
 
@@ -322,6 +327,9 @@ impl SimHost {
                 deduplication: None,
             })
             .collect();
+        let Amount { cpu, memory } = self.each_uses;
+        let usage = |vm| VmUsage { vm, cpu, memory, resident: memory };
+        let vm_usage = self.running().map(usage).collect();
         AgentReport {
             boot_id: self.boot_id.clone(),
             session: self.session,
@@ -329,8 +337,8 @@ impl SimHost {
             spec: self.spec.clone(),
             desired_generation: self.desired.generation,
             vms,
-            usage: HostUsage::default(),
-            vm_usage: Vec::new(),
+            usage: HostUsage { swap: self.swap, ..HostUsage::default() },
+            vm_usage,
         }
     }
 
