@@ -31,9 +31,10 @@ pub(crate) struct Choice {
     pub(super) files_available: Bytes,
     /// What the guest `store` could.
     pub(super) store_available: Bytes,
-    /// What is taken from `files`.
+    /// What is taken from `files`, in whole mebibytes: a little more than is needed all in all, for the
+    /// host is to have some memory free again.
     pub(super) files: Bytes,
-    /// What is taken from `store`.
+    /// What is taken from `store`, in whole mebibytes.
     pub(super) store: Bytes,
 }
 
@@ -144,7 +145,8 @@ impl Choice {
                 seen.follow(target.memory);
             }
         }
-        let [files, store] = seen.map(|seen| seen.promised.memory.saturating_sub(seen.allocated));
+        let taken = |seen: Seen| seen.promised.memory.saturating_sub(seen.allocated).get() >> 20;
+        let [files, store] = seen.map(|seen| Bytes::mib(taken(seen)));
         Self { needed, files_available, store_available, files, store }
     }
 }
