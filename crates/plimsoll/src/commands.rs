@@ -20,6 +20,7 @@ mod host;
 mod image;
 mod lab;
 mod network;
+mod profile;
 mod project;
 mod request;
 mod run;

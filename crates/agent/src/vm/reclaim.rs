@@ -189,7 +189,7 @@ impl Reclaimer {
             reasons: target.reasons.iter().map(ToString::to_string).collect(),
         });
         let ask_every = if at_ease { ASK_AT_EASE } else { ASK_IN_NEED };
-        self.vms.give(target.vm, Some(Share { decision, ask_every }));
+        self.vms.give(target.vm, Some(Share { decision, promised, ask_every }));
         let Some(resident) = target.resident else { return };
         let wanted = held.resident.saturating_sub(resident.0);
         if wanted < LEAST_PAGED_OUT || self.paging.contains_key(&target.vm) {

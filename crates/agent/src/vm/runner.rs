@@ -120,6 +120,8 @@ pub(super) struct Footing {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Share {
     pub decision: VmShare,
+    /// What its user left it when that was decided.
+    pub promised: Bytes,
     /// How often its guest is to be asked how it does.
     pub ask_every: Duration,
 }
@@ -739,7 +741,7 @@ impl Runner {
         let share = self.shares.borrow_and_update().clone();
         let is_elastic = present.elasticity != Elasticity::Guaranteed;
         let aim = match &share {
-            Some(share) => left.within(&share.decision),
+            Some(share) => left.within(share),
             // What an agent before this one took stays taken until the first decision.
             None if is_elastic => live.as_it_is(left).await,
             None => left,

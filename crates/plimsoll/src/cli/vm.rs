@@ -7,7 +7,7 @@ use plimsoll_model::{
     BitsPerSecond, Bytes, BytesPerSecond, IoPerSecond, MilliCores, Name, OnHostFailure, Policy,
     RestartPolicy, deflation::MAX_DEFLATION_PERCENT, elasticity::MAX_SHARES,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::values::{ConstraintArgs, Instant, ModelAmount, WaitArgs, duration, snake};
 
@@ -88,6 +88,18 @@ Examples:
   plimsoll vm deflate web-1 --memory 40%
   plimsoll vm deflate web-1 --memory 40% --cpu 50% --within 5s --json")]
     Deflate(DeflateArgs),
+    /// Measure how well a VM performs with less, and keep the curve for its host's decisions
+    #[command(after_help = "\
+The workload runs in the guest, first with all that the VM is promised, then with less from step to
+step; at the end the VM gets back what was taken. It may print a last line of JSON with `per_second`
+and `p99_us`, as plimsoll-workload does; otherwise its time counts. The curve of a deflatable VM is
+stored: its host takes from it where that costs the least.
+
+Examples:
+  plimsoll vm profile web-1 --resource memory --workload 'plimsoll-workload files --size 256M'
+  plimsoll vm profile db-1 --resource memory --from host --workload 'plimsoll-workload store' --html db.html
+  plimsoll vm profile job-1 --resource cpu --metric latency --workload 'plimsoll-workload spin' --json")]
+    Profile(Box<ProfileArgs>),
     /// Give VMs back what was taken from them
     #[command(after_help = "\
 Examples:
@@ -422,6 +434,83 @@ impl From<DeflateFrom> for plimsoll_model::Level {
             DeflateFrom::Host => Self::Host,
         }
     }
+}
+
+/// Profiles a VM.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ProfileArgs {
+    /// The VM
+    #[arg(value_name = "VM")]
+    pub(crate) name: Name,
+    /// What is taken from it
+    #[arg(long, value_name = "RESOURCE")]
+    pub(crate) resource: ProfiledResource,
+    /// What it does: a command line for the guest's shell
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) workload: String,
+    /// The highest level that is asked: `guest` for explicit, `host` for transparent deflation
+    #[arg(long, value_name = "LEVEL", default_value = "guest")]
+    pub(crate) from: DeflateFrom,
+    /// What is measured
+    #[arg(long, value_name = "METRIC", default_value = "throughput")]
+    pub(crate) metric: Metric,
+    /// In how many steps
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub(crate) steps: u8,
+    /// What is left at the last step, in percent
+    #[arg(long, value_name = "PERCENT", default_value = "25%", value_parser = least)]
+    pub(crate) least: u8,
+    /// Runs at each step, of which the best counts
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub(crate) rounds: u8,
+    /// By when a step must have been taken
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub(crate) within: Duration,
+    /// By when a run must have ended: at most 10m
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// Draw it as a page of HTML too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Store nothing
+    #[arg(long)]
+    pub(crate) no_store: bool,
+}
+
+fn least(text: &str) -> Result<u8, String> {
+    let percent = percent(text)?;
+    let some = 100_u8.checked_sub(percent).is_some_and(|taken| taken <= MAX_DEFLATION_PERCENT);
+    some.then_some(percent)
+        .ok_or_else(|| format!("at least {} % are left", 100 - MAX_DEFLATION_PERCENT))
+}
+
+/// What is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ProfiledResource {
+    /// Its memory
+    Memory,
+    /// Its CPU time and vCPUs
+    Cpu,
+}
+
+impl ProfiledResource {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Cpu => "CPU",
+        }
+    }
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Metric {
+    /// Operations in a second
+    Throughput,
+    /// The time that one in a hundred operations exceeds
+    Latency,
 }
 
 /// Stops VMs.

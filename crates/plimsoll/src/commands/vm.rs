@@ -7,6 +7,7 @@ use std::{
 
 use plimsoll_api::{
     Client, ErrorBody,
+    cluster::DeflationOutcome,
     v1::{CreateVmsRequest, DeflateVmRequest, SetVmRequest, StopVmRequest, VmView},
 };
 use plimsoll_model::{Amount, Elasticity, Name};
@@ -50,6 +51,9 @@ pub(crate) async fn run(
         }
         VmCommand::Set(args) => set(&args, connection, output).await?,
         VmCommand::Deflate(args) => deflate(&args, connection, output).await?,
+        VmCommand::Profile(args) => {
+            super::profile::profile(&args, connection, output).await?;
+        }
         VmCommand::Inflate(args) => {
             each(Verb::Inflate, &args.names, args.wait, connection, output).await?;
         }
@@ -204,28 +208,38 @@ async fn set(args: &SetArgs, connection: &Connection, output: Output) -> Outcome
 }
 
 /// Takes what is asked for, and tells who gave it. It has failed if something is missing.
-async fn deflate(args: &DeflateArgs, connection: &Connection, output: Output) -> Outcome {
+/// Deflates a VM, waits until that has settled, and tells how it went.
+pub(super) async fn deflated(
+    connection: &Connection,
+    project: &Name,
+    name: &Name,
+    request: &DeflateVmRequest,
+    progress: &Progress,
+) -> Outcome<DeflationOutcome> {
     /// What the way there and back, and a look that comes just too late, may take.
     const SLACK: Duration = Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_millis(request.within_ms) + SLACK;
+    let vm = connection.client.deflate_vm(project, name, request).await;
+    let vm = vm.or_fail(|| format!("cannot deflate vm `{name}`"))?;
+    let wanted = [(name.clone(), Wanted::Generation(vm.generation))];
+    let now = until_true(connection, project, &wanted, deadline, progress).await?.pop();
+    now.and_then(|vm| vm.deflation_outcome)
+        .filter(|outcome| outcome.generation == vm.generation)
+        .ok_or_else(|| Failure::new(format!("vm `{name}` was changed or stopped meanwhile")))
+}
+
+async fn deflate(args: &DeflateArgs, connection: &Connection, output: Output) -> Outcome {
     let project = connection.project()?;
     let name = &args.name;
-    let deadline = Instant::now() + args.within + SLACK;
     let request = DeflateVmRequest {
         memory_percent: args.memory.unwrap_or(0),
         cpu_percent: args.cpu.unwrap_or(0),
         within_ms: milliseconds(args.within),
         from: args.from.into(),
     };
-    let vm = connection.client.deflate_vm(&project, name, &request).await;
-    let vm = vm.or_fail(|| format!("cannot deflate vm `{name}`"))?;
     let progress = Progress::new(format!("deflating vm {name}"));
-    let wanted = [(name.clone(), Wanted::Generation(vm.generation))];
-    let now = until_true(connection, &project, &wanted, deadline, &progress).await?.pop();
+    let outcome = deflated(connection, &project, name, &request, &progress).await?;
     drop(progress);
-    let outcome = now
-        .and_then(|vm| vm.deflation_outcome)
-        .filter(|outcome| outcome.generation == vm.generation)
-        .ok_or_else(|| Failure::new(format!("vm `{name}` was changed or stopped meanwhile")))?;
     output.show(&outcome, output::vm::deflation)?;
     if outcome.missing == Amount::default() {
         return Ok(());

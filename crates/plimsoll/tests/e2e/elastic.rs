@@ -304,3 +304,40 @@ fn hog(lab: &Lab, vm: &str, mib: u64) -> i32 {
     assert!(matches!(code, 0 | 137), "{code}: {}{}", ran.stdout, ran.stderr);
     code
 }
+
+#[test]
+fn a_profile_is_measured_and_stored_and_the_vm_is_as_it_was() {
+    let Some(lab) = Lab::start_with(1, &["--memory", "2GiB"]) else { return };
+    lab.apply(&vms(
+        1,
+        "320MiB",
+        "elasticity = { class = \"deflatable\", memory_min = \"96MiB\", cpu_min = \"100m\" }",
+    ));
+    until_speaking(&lab, 1);
+    let page = lab.directory().join("profile.html");
+    let profile = |more: &[&str]| {
+        let before =
+            ["-p", PROJECT, "vm", "profile", "vm-1", "--resource", "memory", "--steps", "2"];
+        let arguments: Vec<&str> = before.iter().chain(more).copied().collect();
+        arguments.iter().map(|argument| (*argument).to_owned()).collect::<Vec<_>>()
+    };
+    let run = |arguments: Vec<String>| {
+        lab.run(&arguments.iter().map(String::as_str).chain(["--json"]).collect::<Vec<_>>())
+    };
+    let load = "plimsoll-workload store --size 32M --seconds 1";
+    let measured = run(profile(&["--workload", load, "--html", page.to_str().unwrap()]));
+    let measured = measured.succeeded().json();
+    let steps = measured["steps"].as_array().unwrap();
+    assert_eq!((steps.len(), &measured["stored"]), (3, &Value::Bool(true)), "{measured}");
+    assert!(steps.iter().all(|step| step["measured"].as_f64().unwrap() > 0.0), "{measured}");
+    assert!(std::fs::read_to_string(page).unwrap().contains("<svg"));
+
+    // A workload that fails is no measurement, and what was taken comes back all the same.
+    let failed = run(profile(&["--workload", "echo oh no >&2; exit 3"]));
+    assert_eq!(failed.code, Some(1), "{}", failed.stderr);
+    assert!(failed.stderr.contains("ended with 3") && failed.stderr.contains("oh no"));
+    let vm = lab.vm(PROJECT, "vm-1");
+    assert_eq!(vm["spec"]["elasticity"]["utility"]["memory"], measured["curve"]);
+    assert!(vm["deflation"].is_null(), "{vm}");
+    assert_eq!(vm["limits"]["memory"], "320MiB");
+}

@@ -19,9 +19,7 @@
 use std::time::Duration;
 
 use plimsoll_api::ErrorChain;
-use plimsoll_api::cluster::{
-    ActualLimits, DeflationOutcome, DesiredPresent, LevelOutcome, VmShare,
-};
+use plimsoll_api::cluster::{ActualLimits, DeflationOutcome, DesiredPresent, LevelOutcome};
 use plimsoll_api::guest::{Answer, Call, DeflateRequest, DeflateResult, Facts, MemoryFacts};
 use plimsoll_model::{Amount, Bytes, Deflation, Level, MilliCores};
 use serde::{Deserialize, Serialize};
@@ -29,6 +27,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::Share;
 use super::hold::{Hold, Holder, Taken};
 use super::launch::vcpus_for;
 use crate::limits::CpuWeight;
@@ -83,11 +82,13 @@ impl Aim {
         }
     }
 
-    /// No more than the host has for it.
-    pub(super) fn within(self, share: &VmShare) -> Self {
+    /// No more than the host has for it. What its user has given it since that was decided is its own.
+    pub(super) fn within(self, share: &Share) -> Self {
+        let Share { decision, promised, .. } = share;
+        let more = self.memory.saturating_sub(*promised);
         Self {
-            memory: self.memory.min(share.memory),
-            weight: CpuWeight::new(share.cpu_weight.into()),
+            memory: self.memory.min(decision.memory.saturating_add(more)),
+            weight: CpuWeight::new(decision.cpu_weight.into()),
             ..self
         }
     }
