@@ -8,6 +8,8 @@ use uuid::Uuid;
 use super::*;
 
 const MIB: u64 = 1 << 20;
+/// In pieces of this size a [`Taker`] takes memory.
+const PIECE: u64 = 8 * MIB;
 
 fn vm(number: u128) -> VmId {
     VmId(Uuid::from_u128(number))
@@ -37,15 +39,18 @@ impl Drop for Live {
 }
 
 /// A process that joins a group, then takes memory: as QEMU does behind its guard.
-struct Taker(Child, std::sync::mpsc::Receiver<String>);
+struct Taker(Child);
 
 impl Taker {
+    /// Takes memory in pieces of [`PIECE`], and only by touching it: where a write to a pipe finds
+    /// none it fails, and does not wait.
     fn start(procs: &Path, mebibytes: u64) -> Self {
         let script = format!(
-            "echo $$ > {} && x=$(head -c {} /dev/zero | tr '\\0' x) && echo ready && \
-             read more && y=$(head -c $more /dev/zero | tr '\\0' y) && echo more && read wait",
+            "grow() {{ s=xxxxxxxxxxxxxxxx; while [ ${{#s}} -lt {PIECE} ]; do s=$s$s; done; \
+             i=0; while [ $i -lt $2 ]; do eval \"$1=\\$$1\\$s\"; i=$((i + 1)); done; }}; \
+             echo $$ > {} && grow x {} && echo ready && read more && grow y $more && read wait",
             procs.display(),
-            mebibytes * MIB
+            mebibytes * MIB / PIECE
         );
         let mut child = Command::new("sh")
             .args(["-c", &script])
@@ -53,27 +58,21 @@ impl Taker {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let out = std::io::BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            for line in out.lines().map_while(Result::ok) {
-                let _ = sender.send(line);
-            }
-        });
-        assert_eq!(lines.recv().unwrap(), "ready");
-        Self(child, lines)
+        let mut line = String::new();
+        let out = child.stdout.take().unwrap();
+        std::io::BufReader::new(out).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        Self(child)
     }
 
     /// Takes more, if it can.
     fn want_more(&mut self, mebibytes: u64) {
         let stdin = self.0.stdin.as_mut().unwrap();
-        writeln!(stdin, "{}", mebibytes * MIB).unwrap();
+        writeln!(stdin, "{}", mebibytes * MIB / PIECE).unwrap();
     }
 
-    /// Whether it got it. It must not have ended for it.
-    fn has_it(&mut self) -> bool {
+    fn assert_lives(&mut self) {
         assert!(self.0.try_wait().unwrap().is_none(), "it was killed");
-        self.1.try_recv().is_ok()
     }
 }
 
@@ -145,10 +144,13 @@ fn a_vm_that_stands_still_at_its_limit_is_not_killed_and_goes_on_when_it_rises()
     taker.want_more(24);
     let mut raised = 0;
     let mut relieved = || groups.relieve(vm(1)).unwrap().inspect(|_| raised += 1);
-    while !taker.has_it() {
+    let wanted = usage.saturating_add(Bytes(24 * MIB));
+    while groups.in_force(vm(1)).unwrap().usage < wanted {
+        taker.assert_lives();
         relieved();
         std::thread::sleep(PAUSE);
     }
+    taker.assert_lives();
     assert!(raised > 0, "it stood still");
     assert!(groups.in_force(vm(1)).unwrap().limit.unwrap() > usage);
 }
