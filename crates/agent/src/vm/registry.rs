@@ -22,8 +22,8 @@ use super::host::{Disks, Images, Networks};
 use super::lease::BootTime;
 use super::runner::{self, Footing, RunnerHandle, Share};
 use crate::ksm::Deduplication;
-use crate::limits::CpuGroups;
 use crate::limits::memory::MemoryGroups;
+use crate::limits::{CpuGroups, LimitsError};
 
 /// A call to a guest has this long beyond the command's own time.
 const EXEC_MARGIN: Duration = Duration::from_secs(5);
@@ -119,6 +119,15 @@ pub struct Environment {
     pub images: Arc<dyn Images>,
     /// Whose equal pages are merged.
     pub deduplication: Deduplication,
+}
+
+impl Environment {
+    /// Removes a VM's cgroups: those that there are.
+    pub(super) fn remove_groups(&self, vm: VmId) -> Result<(), LimitsError> {
+        let cpu = self.cpu_groups.as_ref().map_or(Ok(()), |groups| groups.remove(vm));
+        let memory = self.memory_groups.as_ref().map_or(Ok(()), |groups| groups.remove(vm));
+        cpu.and(memory)
+    }
 }
 
 impl std::fmt::Debug for Environment {

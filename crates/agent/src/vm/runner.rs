@@ -511,9 +511,9 @@ impl Runner {
             .detach(self.vm)
             .await
             .map_err(|error| said("cannot remove its taps", &*error))?;
-        if let Some(groups) = &self.environment.cpu_groups {
-            groups.remove(self.vm).map_err(|error| said("cannot remove its cgroup", &error))?;
-        }
+        self.environment
+            .remove_groups(self.vm)
+            .map_err(|error| said("cannot remove its cgroups", &error))?;
         if delete_disk {
             let deleted = self.environment.disks.delete(self.vm).await;
             deleted.map_err(|error| said("cannot delete its disk", &*error))?;
@@ -594,16 +594,8 @@ impl Runner {
             tracing::warn!(vm = %self.vm, error = %ErrorChain(&*error), "taps stay");
             self.rested = false;
         }
-        if let Some(groups) = &self.environment.cpu_groups
-            && let Err(error) = groups.remove(self.vm)
-        {
-            tracing::warn!(vm = %self.vm, error = %ErrorChain(&error), "cgroup stays");
-            self.rested = false;
-        }
-        if let Some(groups) = &self.environment.memory_groups
-            && let Err(error) = groups.remove(self.vm)
-        {
-            tracing::warn!(vm = %self.vm, error = %ErrorChain(&error), "memory cgroup stays");
+        if let Err(error) = self.environment.remove_groups(self.vm) {
+            tracing::warn!(vm = %self.vm, error = %ErrorChain(&error), "a cgroup stays");
             self.rested = false;
         }
     }

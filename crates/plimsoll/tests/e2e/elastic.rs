@@ -301,7 +301,8 @@ fn hog(lab: &Lab, vm: &str, mib: u64) -> i32 {
     );
     let ran = lab.try_exec(PROJECT, vm, &["sh", "-c", &script]);
     let code = ran.code.unwrap_or(-1);
-    assert!(matches!(code, 0 | 137), "{code}: {}{}", ran.stdout, ran.stderr);
+    // It had its memory, was ended for it, or was refused it.
+    assert!(matches!(code, 0 | 134 | 137), "{code}: {}{}", ran.stdout, ran.stderr);
     code
 }
 
