@@ -28,6 +28,7 @@ use plimsoll_model::{
 
 use crate::deduplication::{HostDeduplication, VmDeduplication};
 use crate::guest::Facts;
+use crate::migration::{DesiredMigration, ObservedMigration};
 
 /// A host asks to join the cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -212,6 +213,9 @@ pub struct DesiredPresent {
     pub end_at: Option<Timestamp>,
     /// When its guest is to be warned of `end_at`; `None` without an end.
     pub warn_at: Option<Timestamp>,
+    /// A move to another host that is under way.
+    #[serde(default)]
+    pub migration: Option<DesiredMigration>,
 }
 
 /// Where a VM's disk comes from.
@@ -285,6 +289,9 @@ pub struct ObservedVm {
     /// What merging equal pages does for it, while it runs.
     #[serde(default)]
     pub deduplication: Option<VmDeduplication>,
+    /// How a move stands in which this host has a part; said until the move is no longer listed.
+    #[serde(default)]
+    pub migration: Option<ObservedMigration>,
 }
 
 /// What a VM is to have now of what it was promised, by its host's decision.

@@ -16,6 +16,7 @@ pub mod error;
 pub mod error_chain;
 pub mod guest;
 pub mod join_token;
+pub mod migration;
 #[cfg(feature = "client")]
 pub mod tls;
 pub mod v1;

@@ -401,6 +401,7 @@ impl Shared {
                 deflation: None,
                 share: None,
                 deduplication: None,
+                migration: None,
             })
             .collect();
         let running = vms.iter().filter(|vm| vm.phase == ObservedPhase::Running).count();

@@ -140,6 +140,7 @@ fn running(vm: u128) -> ObservedVm {
         deflation: None,
         share: None,
         deduplication: None,
+        migration: None,
     }
 }
 

@@ -222,6 +222,7 @@ pub(super) fn spawn(
         deflation: None,
         share: None,
         deduplication: None,
+        migration: None,
     };
     let _stop = stop.drop_guard();
     RunnerHandle { wish, observed, guest, footing, share, absent, _stop }
@@ -813,6 +814,7 @@ impl Runner {
             deflation: self.deflation.clone(),
             share: self.shares.borrow().as_ref().map(|share| share.decision.clone()),
             deduplication: None,
+            migration: None,
         };
         if !matches!(self.process, Process::Live(..)) {
             self.stand.send_replace(None);

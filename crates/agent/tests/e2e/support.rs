@@ -385,6 +385,7 @@ pub(crate) fn present() -> DesiredPresent {
         elasticity: Elasticity::Guaranteed,
         end_at: None,
         warn_at: None,
+        migration: None,
     }
 }
 

@@ -77,6 +77,7 @@ fn desired_present(state: &State, record: &VmRecord) -> Option<DesiredPresent> {
         elasticity: vm.spec.elasticity.clone(),
         end_at: vm.spec.end_at,
         warn_at: vm.spec.end_at.map(|end| state.warn_at(end)),
+        migration: None,
     })
 }
 

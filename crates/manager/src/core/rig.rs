@@ -325,6 +325,7 @@ impl SimHost {
                 deflation: None,
                 share: None,
                 deduplication: None,
+                migration: None,
             })
             .collect();
         let Amount { cpu, memory } = self.each_uses;

@@ -124,6 +124,7 @@ fn present(owner: u128) -> DesiredPresent {
         elasticity: plimsoll_model::Elasticity::Guaranteed,
         end_at: None,
         warn_at: None,
+        migration: None,
     }
 }
 
