@@ -49,7 +49,7 @@ use crate::{
     net::{Fabric, Underlay, VXLAN_PORT},
     server::{Listener, ServerError, ServerState},
     telemetry::{Divided, UsageSampler},
-    vm::{Environment, QemuUser, Vms, VmsError, argv, reclaim::Reclaimer},
+    vm::{Environment, QemuUser, Reach, Vms, VmsError, argv, reclaim::Reclaimer},
 };
 
 /// Most VMs that were found have been looked at after so long. One whose QEMU hangs takes longer: the
@@ -140,6 +140,8 @@ pub struct Start {
     /// The command that runs [`crate::vm::guard_main`] with the directory that follows
     /// `--directory`: this program's own path and `vm-guard`.
     pub guard_command: Vec<PathBuf>,
+    /// The same of [`crate::vm::tunnel_main`]: `vm-tunnel`.
+    pub tunnel_command: Vec<PathBuf>,
 }
 
 impl std::fmt::Debug for Start {
@@ -417,6 +419,12 @@ impl Running {
             networks: Arc::clone(&networks) as _,
             images: Arc::new(images.clone()),
             deduplication: deduplication.clone(),
+            reach: Reach {
+                identity: membership.identity(),
+                ca_pem: membership.ca_pem.clone(),
+                listen: config.listen.ip(),
+                tunnel_command: start.tunnel_command,
+            },
         })
         .map_err(AgentError::Vms)?;
         if timeout(ADOPTION_LIMIT, vms.adopted()).await.is_err() {

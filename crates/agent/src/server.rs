@@ -1,12 +1,14 @@
 //! The agent's own port: what the manager asks that cannot be said as desired state.
 //!
-//! HTTP/1.1 over mutual TLS. Everybody in the cluster has a certificate of its CA; only the one with
-//! the common name `manager` gets more than a refusal here. Everything is bounded: connections,
+//! HTTP/1.1 over mutual TLS. Everybody in the cluster has a certificate of its CA. The one with the
+//! common name `manager` gets all; those of other hosts only what concerns VMs that move between them
+//! and this one ([`peers`]), and of that only what the manager has announced. Everything is bounded: connections,
 //! handshakes, heads, bodies, running requests, open streams. Connections of those who vanish end by
 //! TCP keep-alive.
 
 mod console;
 mod handlers;
+mod peers;
 mod problem;
 
 #[cfg(test)]
@@ -14,7 +16,7 @@ mod tests;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -25,6 +27,7 @@ use plimsoll_api::{
     ErrorCode,
     tls::{self, ClientAuth, Identity, TlsError},
 };
+use plimsoll_model::HostId;
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -45,6 +48,8 @@ const CONNECTIONS: usize = 256;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// From the first byte of a request's head to its last.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// Between two pieces of a body.
+const BODY_LIMIT: Duration = Duration::from_secs(10);
 /// Running requests may end for so long when the agent ends.
 const GRACE: Duration = Duration::from_secs(2);
 /// After a failure to accept, as when no file descriptor is left.
@@ -107,6 +112,7 @@ impl Listener {
             .map_err(ServerError::Tls)?;
         let doors = Doors {
             acceptor: TlsAcceptor::from(Arc::new(config)),
+            hosts: peers::router(state.vms.clone()),
             manager: handlers::router(state, shutdown.clone()),
             others: Router::new().fallback(refuse),
             shutdown: shutdown.clone(),
@@ -145,6 +151,8 @@ impl Listener {
 struct Doors {
     acceptor: TlsAcceptor,
     manager: Router,
+    /// Agents of other hosts, for VMs that move.
+    hosts: Router,
     others: Router,
     shutdown: CancellationToken,
 }
@@ -161,11 +169,14 @@ impl Doors {
             Err(_) => return,
         };
         let name = tls::peer_common_name(stream.get_ref().1.peer_certificates());
-        let router = if name.as_deref() == Some(tls::MANAGER) {
-            self.manager
-        } else {
-            tracing::warn!(%peer, name, "somebody else than the manager was refused");
-            self.others
+        let host = name.as_deref().and_then(|name| name.parse::<HostId>().ok());
+        let router = match host {
+            _ if name.as_deref() == Some(tls::MANAGER) => self.manager,
+            Some(host) => self.hosts.layer(Extension(host)),
+            None => {
+                tracing::warn!(%peer, name, "neither the manager nor a host: refused");
+                self.others
+            }
         };
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

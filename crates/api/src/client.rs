@@ -10,6 +10,7 @@ mod agent;
 mod cluster;
 mod console;
 mod error;
+mod peer;
 mod transport;
 mod user;
 
@@ -17,5 +18,6 @@ pub use agent::AgentClient;
 pub use cluster::{ClusterClient, join};
 pub use console::{Console, ConsoleReceiver, ConsoleSender};
 pub use error::ClientError;
+pub use peer::PeerClient;
 pub use transport::ByteStream;
 pub use user::{Client, ClientConfig};

@@ -167,6 +167,9 @@ pub(crate) enum Command {
     /// Guards one VM (started by the agent)
     #[command(hide = true)]
     VmGuard(cluster::GuardArgs),
+    /// Carries a VM that moves from host to host (started by the agent)
+    #[command(hide = true)]
+    VmTunnel(cluster::TunnelArgs),
     /// Enters a namespace and becomes another command (started by `lab up`)
     #[command(hide = true)]
     LabProcess(lab::LabProcessArgs),

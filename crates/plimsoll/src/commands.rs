@@ -43,7 +43,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome<u8> {
         Command::Completion(args) => run::completion(&args, output)?,
         Command::Bench(command) => run::bench(command, output).await?,
         Command::Simulate(command) => simulate::run(command, output)?,
-        Command::VmGuard(_) | Command::LabProcess(_) => {
+        Command::VmGuard(_) | Command::VmTunnel(_) | Command::LabProcess(_) => {
             return Err(Failure::usage("this command is started by other commands only"));
         }
         command => {

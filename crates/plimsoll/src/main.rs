@@ -39,6 +39,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         // Before any thread is made: these become other processes.
         Command::VmGuard(args) => return guard(&args),
+        Command::VmTunnel(args) => return tunnel(&args),
         Command::LabProcess(args) => lab::process::become_process(&args),
         command => in_runtime(Cli { command, ..cli }),
     };
@@ -89,13 +90,18 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 /// Guards a VM.
 fn guard(args: &cli::cluster::GuardArgs) -> ExitCode {
-    match plimsoll_agent::vm::guard_main(&args.directory) {
-        Ok(code) => code,
-        Err(error) => {
-            if let Some(text) = Failure::from(error).render() {
-                output::talk(text.trim_end_matches('\n'));
-            }
-            ExitCode::from(failure::FAILED)
-        }
+    plimsoll_agent::vm::guard_main(&args.directory).unwrap_or_else(|error| failed(&error.into()))
+}
+
+/// Carries a VM that moves.
+fn tunnel(args: &cli::cluster::TunnelArgs) -> ExitCode {
+    let ended = plimsoll_agent::vm::tunnel_main(&args.directory);
+    ended.map_or_else(|error| failed(&error.into()), |()| ExitCode::SUCCESS)
+}
+
+fn failed(failure: &Failure) -> ExitCode {
+    if let Some(text) = failure.render() {
+        output::talk(text.trim_end_matches('\n'));
     }
+    ExitCode::from(failure::FAILED)
 }

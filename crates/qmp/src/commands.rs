@@ -15,7 +15,7 @@ use crate::types::{
 /// they cannot read.
 #[expect(clippy::missing_errors_doc, reason = "the same for each; said once above")]
 impl Qmp {
-    async fn query<T: DeserializeOwned>(
+    pub(crate) async fn query<T: DeserializeOwned>(
         &self,
         command: &str,
         arguments: Value,

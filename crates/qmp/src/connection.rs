@@ -4,20 +4,25 @@
 //! [`Qmp`] handle is dropped. Whatever waits then gets [`QmpError::Closed`].
 
 use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
+use bytes::BytesMut;
+use futures_util::StreamExt;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
+use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio_util::codec::{FramedRead, FramedWrite};
+use tokio_util::codec::{Encoder as _, FramedRead};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::codec::{Message, QmpCodec};
+use crate::codec::{CodecError, Message, QmpCodec};
 use crate::error::QmpError;
 use crate::event::Event;
 use crate::types::Greeting;
@@ -88,12 +93,19 @@ impl Shared {
 #[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,
-    lines: mpsc::Sender<Value>,
+    lines: mpsc::Sender<Line>,
     next_id: AtomicU64,
     greeting: Greeting,
     command_timeout: Duration,
     ended: CancellationToken,
     _stop_tasks: DropGuard,
+}
+
+/// A line on its way to QEMU, and what goes with it.
+#[derive(Debug)]
+struct Line {
+    command: Value,
+    descriptor: Option<OwnedFd>,
 }
 
 /// A handle to one QEMU's monitor. Clones share the connection; the last one dropped closes it.
@@ -142,14 +154,15 @@ impl Qmp {
     ) -> Result<(Self, EventReceiver), QmpError> {
         let (read, write) = stream.into_split();
         let mut reader = FramedRead::new(read, QmpCodec::default());
-        let mut writer = FramedWrite::new(write, QmpCodec::default());
+        let mut writer = write;
         let greeting = match reader.next().await {
             Some(Ok(Message::Greeting(greeting))) => greeting,
             Some(Ok(_)) => return Err(QmpError::NoGreeting),
             Some(Err(error)) => return Err(QmpError::Handshake(error)),
             None => return Err(QmpError::HandshakeEnded),
         };
-        writer.send(&json!({"execute": "qmp_capabilities"})).await.map_err(QmpError::Handshake)?;
+        let enter = Line { command: json!({"execute": "qmp_capabilities"}), descriptor: None };
+        send(&mut writer, enter).await.map_err(QmpError::Handshake)?;
         let (events, receiver) = broadcast::channel(EVENT_BACKLOG);
         loop {
             match reader.next().await {
@@ -224,6 +237,26 @@ impl Qmp {
         arguments: Value,
         limit: Duration,
     ) -> Result<Value, QmpError> {
+        self.exchange(command, arguments, None, limit).await
+    }
+
+    /// As [`Self::execute`], with a descriptor that QEMU gets along with the command.
+    pub(crate) async fn execute_with(
+        &self,
+        command: &str,
+        arguments: Value,
+        descriptor: OwnedFd,
+    ) -> Result<Value, QmpError> {
+        self.exchange(command, arguments, Some(descriptor), self.inner.command_timeout).await
+    }
+
+    async fn exchange(
+        &self,
+        command: &str,
+        arguments: Value,
+        descriptor: Option<OwnedFd>,
+        limit: Duration,
+    ) -> Result<Value, QmpError> {
         let closed = || QmpError::Closed { command: command.to_owned() };
         let id = self.inner.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
@@ -240,6 +273,7 @@ impl Qmp {
             line["arguments"] = arguments;
         }
         let exchange = async {
+            let line = Line { command: line, descriptor };
             self.inner.lines.send(line).await.map_err(|_| closed())?;
             receiver.await.map_err(|_| closed())
         };
@@ -287,8 +321,8 @@ async fn read_messages(
 }
 
 async fn write_lines(
-    mut writer: FramedWrite<OwnedWriteHalf, QmpCodec>,
-    mut queue: mpsc::Receiver<Value>,
+    mut writer: OwnedWriteHalf,
+    mut queue: mpsc::Receiver<Line>,
     ended: CancellationToken,
 ) {
     loop {
@@ -299,7 +333,7 @@ async fn write_lines(
         let Some(line) = line else { return };
         let sent = tokio::select! {
             () = ended.cancelled() => return,
-            sent = writer.send(&line) => sent,
+            sent = send(&mut writer, line) => sent,
         };
         if let Err(error) = sent {
             tracing::debug!(%error, "monitor connection cannot be written to");
@@ -307,4 +341,24 @@ async fn write_lines(
             return;
         }
     }
+}
+
+/// Writes a line. A descriptor goes with its first byte, which is how QEMU knows whose it is.
+async fn send(writer: &mut OwnedWriteHalf, line: Line) -> Result<(), CodecError> {
+    let mut bytes = BytesMut::new();
+    QmpCodec::default().encode(&line.command, &mut bytes)?;
+    let mut rest: &[u8] = &bytes;
+    if let Some(descriptor) = &line.descriptor {
+        let stream: &UnixStream = writer.as_ref();
+        let sent = stream
+            .async_io(Interest::WRITABLE, || {
+                let message = [ControlMessage::ScmRights(&[descriptor.as_raw_fd()])];
+                let parts = [IoSlice::new(rest)];
+                sendmsg::<()>(stream.as_raw_fd(), &parts, &message, MsgFlags::empty(), None)
+                    .map_err(io::Error::from)
+            })
+            .await?;
+        rest = rest.get(sent..).unwrap_or_default();
+    }
+    Ok(writer.write_all(rest).await?)
 }

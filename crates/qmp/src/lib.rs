@@ -23,12 +23,14 @@ mod connection;
 mod error;
 mod event;
 pub mod fake;
+mod migration;
 mod types;
 
 pub use codec::{CodecError, MAX_EVENT_BYTES, MAX_LINE_BYTES, Message, decode};
 pub use connection::{ConnectOptions, EventReceiver, Qmp};
 pub use error::QmpError;
 pub use event::{Event, EventKind, Timestamp};
+pub use migration::{BlockJob, MigrationInfo, MigrationRam, MigrationStatus};
 pub use types::{
     BalloonInfo, BlockDevice, BlockInserted, ChardevInfo, CpuFast, CpuProps, Greeting, GuestStats,
     HotpluggableCpu, MemoryDevice, NameInfo, QomProperty, RunState, StatusInfo, UuidInfo,

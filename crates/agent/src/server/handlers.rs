@@ -29,13 +29,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 
-use super::{console, problem::Problem};
+use super::{BODY_LIMIT, console, problem::Problem};
 use crate::vm::{Vms, console::LogReader};
 
 /// A body: standard input in base64 and arguments.
 const LARGEST_BODY: usize = 1 << 20;
-/// Between two pieces of a body.
-const BODY_LIMIT: Duration = Duration::from_secs(10);
 /// Standard input of a command, decoded.
 const LARGEST_STDIN: usize = 256 << 10;
 const LONGEST_EXEC_MS: u64 = 600_000;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
-use plimsoll_api::cluster::DesiredPresent;
+use plimsoll_api::{cluster::DesiredPresent, tls::Identity};
 use plimsoll_model::{BitsPerSecond, ImageFile, Interface, VmId};
 
 use crate::ksm::Deduplication;
@@ -76,6 +76,12 @@ pub(crate) fn environment(directory: &Path) -> Environment {
     Environment {
         directory: directory.join("vms"),
         guard_command: vec!["/nonexistent/guard".into()],
+        reach: crate::vm::Reach {
+            identity: Identity { certificate_pem: String::new(), key_pem: String::new() },
+            ca_pem: String::new(),
+            listen: std::net::Ipv4Addr::LOCALHOST.into(),
+            tunnel_command: Vec::new(),
+        },
         qemu: "/nonexistent/qemu".into(),
         accelerator: Accelerator::Tcg,
         user: QemuUser::Own,

@@ -22,6 +22,12 @@ pub(crate) const THROTTLE_PATH: &str = "/objects/throttle-root";
 pub(crate) const BALLOON_PATH: &str = "/machine/peripheral/balloon0";
 /// The block node of the root disk: what the guest sees, over the throttle.
 pub(crate) const ROOT_NODE: &str = "root";
+/// Its image, under the throttle.
+pub(crate) const IMAGE_NODE: &str = "root-image";
+/// The root disk as a device.
+pub(crate) const DISK_ID: &str = "disk-root";
+/// The root disk's name where it is exported for a move.
+pub(crate) const EXPORT_NAME: &str = "root";
 /// Places for devices that are plugged in later.
 const SPARE_PORTS: u32 = 4;
 /// The memory that comes and goes, by its id and in QEMU's object tree.
@@ -86,6 +92,15 @@ pub struct Machine {
     pub disk_iops: IoPerSecond,
     pub nics: Vec<Nic>,
     pub boot: Option<DirectBoot>,
+    /// A machine that comes from another host: `None` for one that boots here.
+    pub incoming: Option<Incoming>,
+}
+
+/// A machine whose state comes from another host. It is started paused and waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incoming {
+    /// QEMU's name of the machine there, with its version: the state fits no other.
+    pub machine_type: String,
 }
 
 /// A command line and the descriptors that it names.
@@ -177,14 +192,19 @@ fn base(line: &mut CommandLine, machine: &Machine) {
     line.option("-uuid", machine.vm.0.hyphenated().to_string());
     line.option("-rtc", "base=utc");
     line.option("-boot", "menu=off,strict=on");
+    if machine.incoming.is_some() {
+        line.arguments.push("-S".to_owned());
+        line.option("-incoming", "defer");
+    }
 }
 
 fn processor_and_memory(line: &mut CommandLine, machine: &Machine) {
     // mem-merge=off: merged pages are a side channel. Memory that may be merged says so itself; it
     // is private memory, as the kernel merges no other.
+    let kind = machine.incoming.as_ref().map_or("q35", |incoming| &incoming.machine_type);
     line.option(
         "-machine",
-        "q35,usb=off,vmport=off,dump-guest-core=off,mem-merge=off,memory-backend=ram",
+        format!("{kind},usb=off,vmport=off,dump-guest-core=off,mem-merge=off,memory-backend=ram"),
     );
     match machine.accelerator {
         Accelerator::Kvm => {
@@ -258,7 +278,7 @@ fn disks(line: &mut CommandLine, disk: &DiskFiles, machine: &Machine) {
         "-object",
         json!({"qom-type": "throttle-group", "id": "throttle-root", "limits": limits}),
     );
-    let mut image = json!({"driver": "qcow2", "node-name": "root-image", "file": "root-file",
+    let mut image = json!({"driver": "qcow2", "node-name": IMAGE_NODE, "file": "root-file",
         "backing": null, "discard": "unmap", "detect-zeroes": "unmap"});
     if let Some((path, format)) = &disk.base {
         let file = line.file(path, Access::Read);
@@ -287,12 +307,12 @@ fn disks(line: &mut CommandLine, disk: &DiskFiles, machine: &Machine) {
     line.json("-blockdev", image);
     line.json(
         "-blockdev",
-        json!({"driver": "throttle", "node-name": ROOT_NODE, "file": "root-image",
+        json!({"driver": "throttle", "node-name": ROOT_NODE, "file": IMAGE_NODE,
             "throttle-group": "throttle-root", "discard": "unmap"}),
     );
     line.json(
         "-device",
-        json!({"driver": "virtio-blk-pci", "id": "disk-root", "drive": ROOT_NODE, "serial": "root",
+        json!({"driver": "virtio-blk-pci", "id": DISK_ID, "drive": ROOT_NODE, "serial": "root",
             "bootindex": 1, "discard": true}),
     );
     if let Some(seed) = &disk.seed {

@@ -10,9 +10,10 @@ use parking_lot::Mutex;
 use plimsoll_api::agent::LogSource;
 use plimsoll_api::cluster::{DesiredVm, ObservedPhase, ObservedVm};
 use plimsoll_api::guest::{Answer, Call, ExecRequest, ExecResult};
-use plimsoll_model::VmId;
+use plimsoll_model::{HostId, VmId};
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use uuid::Uuid;
 
 use super::argv::Accelerator;
 use super::console::{Console, ConsoleError, ConsoleSession, LogReader};
@@ -20,7 +21,9 @@ use super::guard::record::{UserIds, VmDirectory, name};
 use super::guest_channel::GuestCallError;
 use super::host::{Disks, Images, Networks};
 use super::lease::BootTime;
+use super::peer::{PeerAnswer, PeerCall, PeerError, PeerRequest};
 use super::runner::{self, Footing, RunnerHandle, Share};
+use super::tunnel::Reach;
 use crate::ksm::Deduplication;
 use crate::limits::memory::MemoryGroups;
 use crate::limits::{CpuGroups, LimitsError};
@@ -119,6 +122,8 @@ pub struct Environment {
     pub images: Arc<dyn Images>,
     /// Whose equal pages are merged.
     pub deduplication: Deduplication,
+    /// How other hosts are reached, for VMs that move.
+    pub reach: Reach,
 }
 
 impl Environment {
@@ -339,6 +344,26 @@ impl Vms {
             Err(GuestCallError::Busy) => Err(VmRequestError::Busy { vm }),
             Err(source) => Err(VmRequestError::Guest { vm, source }),
         }
+    }
+
+    /// Asks a VM's task what its source asks. The task checks that this host expects it from there.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn ask_for_peer(
+        &self,
+        vm: VmId,
+        from: HostId,
+        id: Uuid,
+        request: PeerRequest,
+    ) -> Result<PeerAnswer, PeerError> {
+        let (reply, answer) = oneshot::channel();
+        {
+            let entries = self.shared.entries.lock();
+            let entry = entries.get(&vm).ok_or(PeerError::NotExpected)?;
+            entry.runner.ask(PeerCall { from, id, request, reply })?;
+        }
+        answer.await.unwrap_or(Err(PeerError::NotNow))
     }
 
     /// Attaches to the serial console: every session sees what the guest writes from now on, the

@@ -12,9 +12,12 @@
 //!
 //! Only the locks tell that a VM is dead ([`super::adopt`]). Each step looks at the newest wish, may
 //! be repeated, and can be cut off by the agent's death anywhere: what must be known afterwards was
-//! written down before ([`record`]).
+//! written down before ([`record`]). A VM that moves to another host is led by [`departure`] here, and
+//! by [`arrival`] there, until it is this host's for certain.
 
+mod arrival;
 mod deflation;
+mod departure;
 mod hold;
 mod launch;
 mod live;
@@ -32,21 +35,26 @@ use plimsoll_api::cluster::{
 };
 use plimsoll_api::deduplication::Merging;
 use plimsoll_api::guest::{Answer, Call, Facts};
+use plimsoll_api::migration::{DesiredMigration, ObservedMigration};
 use plimsoll_model::{Amount, Bytes, Elasticity, Power, ProjectId, Timestamp, VmId};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
+use self::arrival::Arrived;
+use self::departure::Departing;
 use self::hold::Holder;
 use self::live::{Goal, Live, taken_back};
 use self::record::{End, Ended, LaunchedMachine, Next, Record};
 use self::stop::Stopping;
 use super::adopt::{AdoptError, Verdict, adopt, exit_of};
+use super::argv::Machine;
 use super::files;
 use super::guard::record::{ExitReason, ExitRecord, VmDirectory, name};
 use super::guest_channel::{GuestChannel, GuestStatus};
 use super::lease::{BootTime, Lease};
+use super::peer::{PeerCall, PeerError};
 use super::registry::Environment;
 
 /// All limits are read back, and set again where they differ, at least this often.
@@ -60,6 +68,8 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Facts are asked for this often.
 const FACTS: Duration = Duration::from_secs(10);
 const FACTS_LIMIT: Duration = Duration::from_secs(8);
+/// Questions of another host that may wait; it asks one after the other.
+const PEER_CALLS: usize = 4;
 /// A VM that ran for this long has recovered from its last crash.
 const RECOVERED: Duration = Duration::from_secs(120);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
@@ -94,6 +104,7 @@ pub(super) struct RunnerHandle {
     guest: watch::Receiver<Option<GuestChannel>>,
     footing: watch::Receiver<Option<Footing>>,
     share: watch::Sender<Option<Share>>,
+    calls: mpsc::Sender<PeerCall>,
     absent: ObservedVm,
     _stop: DropGuard,
 }
@@ -157,6 +168,11 @@ impl RunnerHandle {
         self.footing.borrow().clone()
     }
 
+    /// Hands on what the VM's source asks.
+    pub(super) fn ask(&self, call: PeerCall) -> Result<(), PeerError> {
+        self.calls.try_send(call).map_err(|_| PeerError::NotNow)
+    }
+
     /// What it is to have from now on; `None`: all that it is promised.
     pub(super) fn give(&self, share: Option<Share>) {
         self.share.send_if_modified(|current| {
@@ -179,6 +195,7 @@ pub(super) fn spawn(
     let (guest_sender, guest) = watch::channel(None);
     let (stand, footing) = watch::channel(None);
     let (share, shares) = watch::channel(None);
+    let (calls, called) = mpsc::channel(PEER_CALLS);
     let stop = CancellationToken::new();
     let runner = Runner {
         environment,
@@ -190,6 +207,11 @@ pub(super) fn spawn(
         guest_sender,
         stand,
         shares,
+        called,
+        call: None,
+        departing: None,
+        arrived: None,
+        migration: None,
         record: Record::default(),
         process: Process::Unknown,
         message: None,
@@ -225,7 +247,7 @@ pub(super) fn spawn(
         migration: None,
     };
     let _stop = stop.drop_guard();
-    RunnerHandle { wish, observed, guest, footing, share, absent, _stop }
+    RunnerHandle { wish, observed, guest, footing, share, calls, absent, _stop }
 }
 
 /// With what merging a VM that was found was launched, if it ever was.
@@ -271,6 +293,15 @@ struct Runner {
     guest_sender: watch::Sender<Option<GuestChannel>>,
     stand: watch::Sender<Option<Footing>>,
     shares: watch::Receiver<Option<Share>>,
+    /// What another host asks, which brings the VM.
+    called: mpsc::Receiver<PeerCall>,
+    call: Option<PeerCall>,
+    /// A move away that is at work.
+    departing: Option<Departing>,
+    /// Since when a guest that came is waited for.
+    arrived: Option<Arrived>,
+    /// How a move stands in which this host has a part.
+    migration: Option<ObservedMigration>,
     record: Record,
     process: Process,
     message: Option<String>,
@@ -311,9 +342,26 @@ impl Runner {
                 std::future::pending::<()>().await;
             }
         };
+        let called = &mut self.called;
+        let call = async {
+            match called.recv().await {
+                Some(call) => call,
+                // As above.
+                None => std::future::pending().await,
+            }
+        };
+        let departing = &mut self.departing;
+        let moves = async {
+            match departing {
+                Some(departing) => departing.news().await,
+                None => std::future::pending().await,
+            }
+        };
         let Process::Live(live, _) = &mut self.process else {
             tokio::select! {
                 () = wish => {}
+                call = call => self.call = Some(call),
+                () = moves => {}
                 () = sleep_until(until) => {}
             }
             return Wake::Step;
@@ -330,6 +378,11 @@ impl Runner {
         };
         tokio::select! {
             () = wish => Wake::Step,
+            call = call => {
+                self.call = Some(call);
+                Wake::Step
+            }
+            () = moves => Wake::Step,
             () = share => Wake::Step,
             () = taken_back(&mut live.events, &live.memory) => Wake::Step,
             () = live.qmp.closed() => Wake::Step,
@@ -360,6 +413,10 @@ impl Runner {
             self.process = Process::Unknown;
             self.guest_sender.send_replace(None);
             return (phase, Duration::ZERO);
+        }
+        if let Some(PeerCall { from, id, request, reply }) = self.call.take() {
+            // Whoever asked may have given up meanwhile: it asks again.
+            let _ = reply.send(self.answer(from, id, request).await);
         }
         // An older incarnation's wish is no wish.
         let wish = wish.filter(|wish| wish.desired.incarnation >= self.record.incarnation);
@@ -478,6 +535,8 @@ impl Runner {
     /// Nothing of the VM shall be here.
     async fn absent(&mut self, wish: &Wish, delete_disk: bool) -> (ObservedPhase, Duration) {
         self.record.incarnation = wish.desired.incarnation;
+        self.drop_departure();
+        self.forget_pipes();
         if let Process::Live(..) = self.process {
             return self.stop_step(Duration::ZERO).await;
         }
@@ -538,6 +597,9 @@ impl Runner {
         present: &DesiredPresent,
     ) -> Result<(ObservedPhase, Duration), AdoptError> {
         self.make_directory(wish, present.generation)?;
+        if let Some(done) = self.moves(present).await? {
+            return Ok(done);
+        }
         let reboot = present.reboots > self.record.reboots_done;
         if matches!(self.process, Process::Live(..)) {
             if present.power == Power::Stopped || reboot || self.is_stopping() {
@@ -557,6 +619,23 @@ impl Runner {
             Next::StayStopped => Ok((self.stay(present, ObservedPhase::Stopped).await, REFRESH)),
             Next::StayFailed => Ok((self.stay(present, ObservedPhase::Failed).await, REFRESH)),
             Next::Start => self.start(wish, present).await,
+        }
+    }
+
+    /// A move in which this host has a part. `None`: the VM is as any other of this host.
+    async fn moves(
+        &mut self,
+        present: &DesiredPresent,
+    ) -> Result<Option<(ObservedPhase, Duration)>, AdoptError> {
+        match &present.migration {
+            Some(DesiredMigration::Arrival(arrival)) => self.arrive(present, arrival).await,
+            Some(DesiredMigration::Departure(departure)) => self.depart(present, departure).await,
+            None => {
+                if let Some(done) = self.end_departure(present).await? {
+                    return Ok(Some(done));
+                }
+                self.end_of_arrival().await
+            }
         }
     }
 
@@ -673,15 +752,27 @@ impl Runner {
         wish: &Wish,
         present: &DesiredPresent,
     ) -> Result<Launched, Box<dyn std::error::Error + Send + Sync>> {
-        let (mut machine, mut launched) = {
+        let (machine, launched) = {
             let mut wishes = self.wishes.clone();
-            let prepare = launch::prepare(&self.environment, self.vm, present);
+            let prepare = launch::prepare(&self.environment, self.vm, present, None);
             tokio::select! {
                 prepared = prepare => prepared?,
                 // Fetching an image can take minutes: a newer wish need not wait for it.
                 () = another_wish(&mut wishes, present) => return Ok(Launched::Moot),
             }
         };
+        self.start_machine(wish, present, machine, launched).await?;
+        Ok(Launched::Tried)
+    }
+
+    /// Writes down what is launched, and launches it.
+    async fn start_machine(
+        &mut self,
+        wish: &Wish,
+        present: &DesiredPresent,
+        mut machine: Machine,
+        mut launched: LaunchedMachine,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         self.mark_fenced(present.fenced_by_lease)?;
         let merging = self.environment.deduplication.decide(self.vm, present);
         machine.mergeable = merging.is_allowed();
@@ -703,7 +794,7 @@ impl Runner {
             tracing::warn!(vm = %self.vm, "a guard lives already");
         }
         self.process = Process::Unknown;
-        Ok(Launched::Tried)
+        Ok(())
     }
 
     /// The marker by which the guard knows whether to look at the lease.
@@ -814,7 +905,7 @@ impl Runner {
             deflation: self.deflation.clone(),
             share: self.shares.borrow().as_ref().map(|share| share.decision.clone()),
             deduplication: None,
-            migration: None,
+            migration: self.migration.clone(),
         };
         if !matches!(self.process, Process::Live(..)) {
             self.stand.send_replace(None);

@@ -503,3 +503,11 @@ pub(crate) struct GuardArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) directory: PathBuf,
 }
+
+/// Carries a VM that moves.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TunnelArgs {
+    /// The VM's directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+}

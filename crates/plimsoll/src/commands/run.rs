@@ -95,7 +95,8 @@ pub(crate) async fn agent(args: AgentArgs) -> Outcome {
         .or_usage(|| "cannot use the agent's configuration".to_owned())?
         .with(overrides);
     let this = std::env::current_exe()?;
-    let start = Start { join, guard_command: vec![this, PathBuf::from("vm-guard")] };
+    let verb = |verb: &str| vec![this.clone(), PathBuf::from(verb)];
+    let start = Start { join, guard_command: verb("vm-guard"), tunnel_command: verb("vm-tunnel") };
     plimsoll_agent::run(config, start, shutdown()?)
         .await
         .or_fail(|| "the agent cannot run".to_owned())

@@ -31,7 +31,9 @@ pub(crate) fn down(lab: &Lab, progress: &Progress) -> Outcome {
     progress.set("ending the VMs");
     // QEMU first: its guard ends with it. Nobody starts one any more. A QEMU that is asked to end does
     // so like one whose guest powered itself off, which the next `up` would not start again.
-    for (kind, grace) in [("qemu", Duration::ZERO), ("guard", GUARD_GRACE)] {
+    // A tunnel ends with its QEMU, at once or soon.
+    for (kind, grace) in [("qemu", Duration::ZERO), ("tunnel", GUARD_GRACE), ("guard", GUARD_GRACE)]
+    {
         let processes = vm_processes(lab)
             .iter()
             .filter(|process| process.kind == kind)

@@ -176,14 +176,15 @@ pub(crate) fn vm_processes(lab: &Lab) -> Vec<VmProcess> {
     found
 }
 
-/// Whether a process is the guard or the QEMU of a VM of this host.
+/// Whether a process is the guard, the tunnel or the QEMU of a VM of this host.
 fn vm_process_kind(lab: &Lab, host: &str, pid: i32) -> Option<&'static str> {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let arguments: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
     let vms = lab.host_directory(host).join("vms");
     match arguments.as_slice() {
-        [_, b"vm-guard", b"--directory", directory, ..] => {
-            Path::new(OsStr::from_bytes(directory)).starts_with(&vms).then_some("guard")
+        [_, verb @ (b"vm-guard" | b"vm-tunnel"), b"--directory", directory, ..] => {
+            let kind = if *verb == b"vm-guard" { "guard" } else { "tunnel" };
+            Path::new(OsStr::from_bytes(directory)).starts_with(&vms).then_some(kind)
         }
         [program, rest @ ..] => {
             let program = Path::new(OsStr::from_bytes(program)).file_name()?;

@@ -29,6 +29,7 @@ fn machine() -> Machine {
             initrd: Some("/images/cc".into()),
             append: "console=ttyS0".into(),
         }),
+        incoming: None,
     }
 }
 
@@ -67,6 +68,16 @@ fn a_cloud_image_under_kvm_without_a_network() {
         ..machine()
     };
     insta::assert_snapshot!(printed(&command_line(&machine)));
+}
+
+#[test]
+fn a_machine_that_comes_is_of_the_same_type_and_waits_paused() {
+    let incoming = Some(Incoming { machine_type: "pc-q35-10.0".to_owned() });
+    let here = printed(&command_line(&machine()));
+    let comes = printed(&command_line(&Machine { incoming, ..machine() }));
+    let rest = comes.replace("pc-q35-10.0,", "q35,").replace("\n-S\n-incoming defer", "");
+    assert_ne!(comes, here);
+    assert_eq!(rest, here, "but for that it is the machine that boots");
 }
 
 #[test]

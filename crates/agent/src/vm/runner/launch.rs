@@ -1,10 +1,12 @@
 //! From a wish to a QEMU that runs: images, disk, taps, command line, guard.
 
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use plimsoll_api::ErrorChain;
-use plimsoll_api::cluster::DesiredPresent;
+use plimsoll_api::cluster::{DesiredPresent, DiskOrigin};
+use plimsoll_api::migration::PrepareArrival;
 use plimsoll_model::{Bytes, ImageFileKind, MilliCores, VmId};
 use thiserror::Error;
 use tokio::io::AsyncReadExt as _;
@@ -12,11 +14,11 @@ use tokio::process::Command;
 
 use super::record::LaunchedMachine;
 use crate::limits::LimitsError;
-use crate::vm::argv::{self, CommandLine, DirectBoot, Machine, Nic};
+use crate::vm::argv::{self, CommandLine, DirectBoot, Incoming, Machine, Nic};
 use crate::vm::files::{self, FileError};
 use crate::vm::guard::EXIT_HELD;
 use crate::vm::guard::record::{Launch, VmDirectory, name};
-use crate::vm::host::HostError;
+use crate::vm::host::{DiskFiles, HostError};
 use crate::vm::lease::BootTime;
 use crate::vm::registry::Environment;
 
@@ -73,11 +75,68 @@ fn elastic_room(memory: Bytes) -> u64 {
     memory.get().saturating_mul(3).checked_next_multiple_of(BLOCK).unwrap_or(0)
 }
 
-/// Everything up to the command line; repeatable, and nothing runs yet.
+/// What of a machine is fixed when it is launched.
+struct Shape {
+    vcpus: u32,
+    max_vcpus: u32,
+    memory: Bytes,
+    max_memory: Option<Bytes>,
+    incoming: Option<Incoming>,
+}
+
+impl Shape {
+    /// Of a machine that boots here.
+    fn to_boot(environment: &Environment, present: &DesiredPresent, direct: bool) -> Self {
+        let memory = argv::boot_memory(present.resources.memory);
+        let max_memory = (direct || memory >= LARGE_MEMORY)
+            .then(|| Bytes(memory.get().saturating_add(elastic_room(memory))));
+        let most = environment.max_vcpus.max(1);
+        let vcpus = vcpus_for(present.resources.cpu).min(most);
+        let max_vcpus = vcpus.saturating_mul(2).max(4).min(most);
+        Self { vcpus, max_vcpus, memory, max_memory, incoming: None }
+    }
+
+    /// Of one that comes from another host: as it was launched there.
+    fn to_arrive(arriving: &PrepareArrival) -> Self {
+        Self {
+            vcpus: arriving.vcpus,
+            max_vcpus: arriving.max_vcpus,
+            memory: arriving.memory,
+            max_memory: Some(arriving.max_memory).filter(|most| *most > arriving.memory),
+            incoming: Some(Incoming { machine_type: arriving.machine_type.clone() }),
+        }
+    }
+}
+
+/// The VM's disk: made, found, or, where it comes with the VM, made empty.
+async fn disk(
+    environment: &Environment,
+    vm: VmId,
+    present: &DesiredPresent,
+    arriving: Option<&PrepareArrival>,
+    image: PathBuf,
+) -> Result<DiskFiles, LaunchError> {
+    let disks = &environment.disks;
+    let Some(arriving) = arriving else {
+        return disks.prepare(vm, present, Some(image)).await.map_err(LaunchError::Disk);
+    };
+    let mut present = present.clone();
+    present.resources.disk = arriving.disk_size;
+    present.disk = if arriving.copy_disk { DiskOrigin::Image } else { DiskOrigin::Existing };
+    if arriving.copy_disk {
+        // Only what the guest wrote is copied: anything that an earlier attempt left here would stay.
+        disks.delete(vm).await.map_err(LaunchError::Disk)?;
+    }
+    disks.prepare(vm, &present, Some(image)).await.map_err(LaunchError::Disk)
+}
+
+/// Everything up to the command line; repeatable, and nothing runs yet. `arriving`: the machine that
+/// comes from another host, which is built as it was there.
 pub(super) async fn prepare(
     environment: &Environment,
     vm: VmId,
     present: &DesiredPresent,
+    arriving: Option<&PrepareArrival>,
 ) -> Result<(Machine, LaunchedMachine), LaunchError> {
     let file = async |kind: ImageFileKind| {
         let Some(file) = present.image.files.iter().find(|file| file.kind == kind) else {
@@ -89,11 +148,7 @@ pub(super) async fn prepare(
     let disk_image = file(ImageFileKind::Disk).await?.ok_or(LaunchError::NoDisk)?;
     let kernel = file(ImageFileKind::Kernel).await?;
     let initrd = file(ImageFileKind::Initrd).await?;
-    let disk = environment
-        .disks
-        .prepare(vm, present, Some(disk_image))
-        .await
-        .map_err(LaunchError::Disk)?;
+    let disk = disk(environment, vm, present, arriving, disk_image).await?;
     let mut nics = Vec::new();
     for (index, interface) in present.interfaces.iter().enumerate() {
         let tap = environment.networks.attach(vm, index, interface).await;
@@ -105,18 +160,17 @@ pub(super) async fn prepare(
         let limited = environment.networks.limit(vm, nics.len(), rate).await;
         limited.map_err(LaunchError::NetworkLimit)?;
     }
-    let memory = argv::boot_memory(present.resources.memory);
-    let direct = kernel.is_some();
-    let max_memory = (direct || memory >= LARGE_MEMORY)
-        .then(|| Bytes(memory.get().saturating_add(elastic_room(memory))));
-    let most = environment.max_vcpus.max(1);
-    let vcpus = vcpus_for(present.resources.cpu).min(most);
+    let shape = match arriving {
+        Some(arriving) => Shape::to_arrive(arriving),
+        None => Shape::to_boot(environment, present, kernel.is_some()),
+    };
+    let Shape { vcpus, max_vcpus, memory, max_memory, incoming } = shape;
     let machine = Machine {
         vm,
         name: present.name.clone(),
         accelerator: environment.accelerator,
         vcpus,
-        max_vcpus: vcpus.saturating_mul(2).max(4).min(most),
+        max_vcpus,
         memory,
         max_memory,
         // Decided when it is launched.
@@ -130,6 +184,7 @@ pub(super) async fn prepare(
             initrd,
             append: present.image.append.clone().unwrap_or_default(),
         }),
+        incoming,
     };
     let launched = LaunchedMachine {
         max_vcpus: machine.max_vcpus,
