@@ -44,10 +44,8 @@ impl From<PeerError> for Problem {
 
 /// A move, as a path names it.
 fn moved(vm: &str, id: &str) -> Result<(VmId, Uuid), Problem> {
-    let vm =
-        vm.parse::<VmId>().map_err(|error| Problem::of(ErrorCode::InvalidRequest, &error))?;
-    let id =
-        Uuid::try_parse(id).map_err(|error| Problem::of(ErrorCode::InvalidRequest, &error))?;
+    let vm = vm.parse::<VmId>().map_err(|error| Problem::of(ErrorCode::InvalidRequest, &error))?;
+    let id = Uuid::try_parse(id).map_err(|error| Problem::of(ErrorCode::InvalidRequest, &error))?;
     Ok((vm, id))
 }
 
@@ -71,9 +69,8 @@ async fn prepare(
     Path(which): Path<(String, String)>,
     machine: Result<Json<PrepareArrival>, JsonRejection>,
 ) -> Result<Json<ArrivalPrepared>, Problem> {
-    let Json(machine) = machine.map_err(|rejection| {
-        Problem::new(ErrorCode::InvalidRequest, rejection.body_text())
-    })?;
+    let Json(machine) = machine
+        .map_err(|rejection| Problem::new(ErrorCode::InvalidRequest, rejection.body_text()))?;
     match ask(&vms, from, which, PeerRequest::Prepare(Box::new(machine))).await? {
         PeerAnswer::Prepared(prepared) => Ok(Json(prepared)),
         _ => Err(odd()),

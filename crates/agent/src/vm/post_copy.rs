@@ -43,7 +43,9 @@ const OTHERS: u16 = 0x20;
 pub(crate) fn allow(user: Option<u32>) -> io::Result<()> {
     Path::new(DEVICE).metadata()?;
     match user {
-        Some(user) => change(|entries| entries.push(Entry { tag: USER, id: user, permissions: READ_WRITE })),
+        Some(user) => {
+            change(|entries| entries.push(Entry { tag: USER, id: user, permissions: READ_WRITE }))
+        }
         None if nix::unistd::geteuid().is_root() => Ok(()),
         None => Err(io::ErrorKind::PermissionDenied.into()),
     }
@@ -52,9 +54,9 @@ pub(crate) fn allow(user: Option<u32>) -> io::Result<()> {
 /// Takes it away again. For a user that does not have it, nothing happens.
 pub(crate) fn forbid(user: Option<u32>) {
     let Some(user) = user else { return };
-    if let Err(error) = change(|_| {})
-        .and_then(|()| change(|entries| entries.retain(|entry| (entry.tag, entry.id) != (USER, user))))
-    {
+    if let Err(error) = change(|_| {}).and_then(|()| {
+        change(|entries| entries.retain(|entry| (entry.tag, entry.id) != (USER, user)))
+    }) {
         tracing::warn!(user, %error, "cannot take the user from the list of {DEVICE}");
     }
 }
@@ -83,7 +85,9 @@ fn read() -> io::Result<Vec<Entry>> {
     let length = match getxattr(DEVICE, ATTRIBUTE, &mut bytes) {
         Ok(length) => length,
         Err(Errno::NODATA) => {
-            let mode = std::os::unix::fs::PermissionsExt::mode(&Path::new(DEVICE).metadata()?.permissions());
+            let mode = std::os::unix::fs::PermissionsExt::mode(
+                &Path::new(DEVICE).metadata()?.permissions(),
+            );
             let bits = |shift: u32| u16::try_from(mode >> shift & 7).unwrap_or(0);
             return Ok(vec![
                 Entry { tag: OWNER, id: NOBODY, permissions: bits(6) },

@@ -189,7 +189,7 @@ fn start(
     second: Stdio,
 ) -> Result<(), TunnelError> {
     // One at a time: an earlier attempt's must not meet this one's channels.
-    end(directory);
+    kill_process(directory);
     let Identity { certificate_pem, key_pem } = environment.reach.identity.clone();
     let ca_pem = environment.reach.ca_pem.clone();
     let plan = Plan { certificate_pem, key_pem, ca_pem, peer, role, disk };
@@ -220,12 +220,15 @@ fn start(
 
 /// Ends the tunnel of this VM, if there is one.
 pub(crate) fn end(directory: &VmDirectory) {
-    let process: Option<ProcessId> =
-        files::read_json(&directory.file(PROCESS)).unwrap_or_default();
+    kill_process(directory);
+    forget(directory);
+}
+
+fn kill_process(directory: &VmDirectory) {
+    let process: Option<ProcessId> = files::read_json(&directory.file(PROCESS)).unwrap_or_default();
     if let Some(process) = process.filter(|process| process.exists()) {
         let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
     }
-    forget(directory);
 }
 
 /// Removes what a tunnel has left in the VM's directory; one that still works goes on.

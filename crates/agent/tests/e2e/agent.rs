@@ -97,7 +97,7 @@ impl Place {
     ) -> (CancellationToken, JoinHandle<Result<(), AgentError>>) {
         let program = std::env::current_exe().unwrap();
         let guard = program.parent().unwrap().parent().unwrap().join("examples/vm_guard");
-        let start = Start { join, guard_command: vec![guard] };
+        let start = Start { join, guard_command: vec![guard], tunnel_command: Vec::new() };
         let shutdown = CancellationToken::new();
         (shutdown.clone(), tokio::spawn(run(self.config(), start, shutdown)))
     }

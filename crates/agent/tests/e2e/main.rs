@@ -4,11 +4,16 @@
 #[cfg(test)]
 mod agent;
 #[cfg(test)]
+#[path = "../../src/testing/authority.rs"]
+mod authority;
+#[cfg(test)]
 mod cascade;
 #[cfg(test)]
 mod elastic;
 #[cfg(test)]
 mod ksm;
+#[cfg(test)]
+mod migrate;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A host of one test: real QEMU, guards, cgroups and disks below a temporary directory.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,22 +13,27 @@ use plimsoll_agent::disk::{self, Base, ImageFormat};
 use plimsoll_agent::ksm::{Deduplication, Place};
 use plimsoll_agent::limits::CpuGroups;
 use plimsoll_agent::limits::memory::MemoryGroups;
+use plimsoll_agent::server::{Listener, ServerState};
 use plimsoll_agent::vm::adopt::is_alive;
 use plimsoll_agent::vm::argv::Accelerator;
 use plimsoll_agent::vm::guard::record::{GuardRecord, ProcessId, VmDirectory};
 use plimsoll_agent::vm::{
     BootTime, DiskFiles, Disks, Environment, HostError, Images, LeaseKeeper, Networks, QemuUser,
-    Tap, Vms,
+    Reach, Tap, Vms,
 };
 use plimsoll_api::cluster::{
     DesiredImage, DesiredPresent, DesiredVm, DiskOrigin, ObservedPhase, ObservedVm, Wanted,
 };
 use plimsoll_api::guest::ExecRequest;
+use plimsoll_api::tls::Identity;
 use plimsoll_model::{
-    BitsPerSecond, Bytes, Elasticity, ImageFile, ImageFileKind, Interface, MilliCores, Power,
-    ProjectId, Resources, RestartPolicy, VmId,
+    BitsPerSecond, Bytes, Elasticity, HostId, ImageFile, ImageFileKind, Interface, MilliCores,
+    Power, ProjectId, Resources, RestartPolicy, VmId,
 };
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+
+use super::authority::Authority;
 
 /// A boot on a busy machine takes a while; nothing here takes longer.
 pub(crate) const LIMIT: Duration = Duration::from_secs(90);
@@ -144,6 +150,73 @@ pub(crate) struct Host {
     /// Drives the kernel's scanner, for as long as the agent lives.
     _scanner: AbortOnDropHandle<()>,
     wanted: BTreeMap<VmId, DesiredVm>,
+    member: Member,
+    /// The agent's port, for as long as it lives.
+    _port: AbortOnDropHandle<()>,
+}
+
+/// A cluster's certificate authority, of one test.
+pub(crate) type Cluster = Authority;
+
+/// Who a host is in its cluster.
+struct Member {
+    host: HostId,
+    identity: Identity,
+    ca_pem: String,
+    /// Where its agent listens.
+    address: SocketAddr,
+}
+
+impl Member {
+    fn new(cluster: &Cluster, number: u32) -> Self {
+        let host = HostId(number);
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let identity = cluster.identity(&host.to_string());
+        Self { host, identity, ca_pem: cluster.pem.clone(), address: free }
+    }
+
+    fn reach(&self) -> Reach {
+        Reach {
+            identity: self.identity.clone(),
+            ca_pem: self.ca_pem.clone(),
+            listen: self.address.ip(),
+            tunnel_command: vec![example("vm_tunnel")],
+        }
+    }
+
+    fn serve(&self, vms: &Vms) -> AbortOnDropHandle<()> {
+        let (_, spec) = tokio::sync::watch::channel(
+            serde_json::from_value(serde_json::json!({
+                "capacity": {}, "agent_address": self.address.to_string(),
+                "underlay_address": "127.0.0.1", "storage": {"kind": "local"}, "accelerator": "tcg",
+                "qemu_version": "10.0.2", "agent_version": "0", "rack": null, "zone": null,
+                "labels": {},
+            }))
+            .unwrap(),
+        );
+        let doctor: plimsoll_agent::server::Doctor =
+            Arc::new(|| async { serde_json::Value::Null }.boxed());
+        let state = ServerState { host: self.host, vms: vms.clone(), spec, doctor };
+        let (identity, ca_pem, address) =
+            (self.identity.clone(), self.ca_pem.clone(), self.address);
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let listener = loop {
+                // The one before it lets go of the port in a moment.
+                match Listener::bind(address).await {
+                    Ok(listener) => break listener,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            };
+            listener.serve(&identity, &ca_pem, state, CancellationToken::new()).await.unwrap();
+        }))
+    }
+}
+
+fn example(name: &str) -> PathBuf {
+    let program = std::env::current_exe().unwrap();
+    let path = program.parent().unwrap().parent().unwrap().join("examples").join(name);
+    assert!(path.exists(), "the example {name} is built with the tests");
+    path
 }
 
 impl Host {
@@ -154,22 +227,44 @@ impl Host {
 
     /// The same, with equal pages merged by the kernel of this machine.
     pub(crate) fn start_merging(merging: DeduplicationMode) -> Option<Self> {
+        Self::start_in(&Cluster::new(), 1, merging)
+    }
+
+    /// Host number `number` of a cluster.
+    pub(crate) fn start_in(
+        cluster: &Cluster,
+        number: u32,
+        merging: DeduplicationMode,
+    ) -> Option<Self> {
         if !can_run() {
             return None;
         }
+        let member = Member::new(cluster, number);
         let directory = tempfile::Builder::new().prefix("plimsoll-e2e-").tempdir().unwrap();
         let groups = CpuGroups::detect(&parent(directory.path())).unwrap();
         let mut lease = LeaseKeeper::open(directory.path().join("lease.json")).unwrap();
         lease.renew(BootTime::now(), None).unwrap();
-        let (vms, scanner) = Self::open(directory.path(), &groups, merging);
+        let (vms, scanner) = Self::open(directory.path(), &groups, merging, &member);
         let wanted = BTreeMap::new();
-        Some(Self { directory, vms, lease, groups, merging, _scanner: scanner, wanted })
+        let _port = member.serve(&vms);
+        Some(Self {
+            directory,
+            vms,
+            lease,
+            groups,
+            merging,
+            _scanner: scanner,
+            wanted,
+            member,
+            _port,
+        })
     }
 
     fn open(
         directory: &Path,
         groups: &CpuGroups,
         merging: DeduplicationMode,
+        member: &Member,
     ) -> (Vms, AbortOnDropHandle<()>) {
         let deduplication = match merging {
             DeduplicationMode::Off => Deduplication::off(),
@@ -178,12 +273,9 @@ impl Host {
         let driven = deduplication.clone();
         let scanner = AbortOnDropHandle::new(tokio::spawn(async move { driven.drive().await }));
         let disks = disk::Disks::new(directory.join("disks"), None, Bytes::ZERO);
-        let program = std::env::current_exe().unwrap();
-        let guard = program.parent().unwrap().parent().unwrap().join("examples/vm_guard");
-        assert!(guard.exists(), "the example vm_guard is built with the tests");
         let vms = Vms::open(Environment {
             directory: directory.join("vms"),
-            guard_command: vec![guard],
+            guard_command: vec![example("vm_guard")],
             qemu: "/usr/bin/qemu-system-x86_64".into(),
             accelerator: Accelerator::Tcg,
             user: QemuUser::detect(),
@@ -195,6 +287,7 @@ impl Host {
             networks: Arc::new(NoNetworks),
             images: Arc::new(TestImages),
             deduplication,
+            reach: member.reach(),
         })
         .unwrap();
         (vms, scanner)
@@ -203,14 +296,29 @@ impl Host {
     /// The agent dies, and none takes its place.
     pub(crate) fn kill_agent(&mut self) {
         let nobody = self.directory.path().join("nobody");
-        (self.vms, self._scanner) = Self::open(&nobody, &self.groups, DeduplicationMode::Off);
+        // Its port first: nobody answers any more.
+        self._port = AbortOnDropHandle::new(tokio::spawn(async {}));
+        let off = DeduplicationMode::Off;
+        (self.vms, self._scanner) = Self::open(&nobody, &self.groups, off, &self.member);
     }
 
     /// The agent dies and another takes its place; VMs go on.
     pub(crate) async fn restart_agent(&mut self) {
         self.kill_agent();
-        (self.vms, self._scanner) = Self::open(self.directory.path(), &self.groups, self.merging);
+        (self.vms, self._scanner) =
+            Self::open(self.directory.path(), &self.groups, self.merging, &self.member);
         self.vms.adopted().await;
+        self._port = self.member.serve(&self.vms);
+    }
+
+    /// Where its agent listens.
+    pub(crate) fn address(&self) -> String {
+        self.member.address.to_string()
+    }
+
+    /// Which host it is.
+    pub(crate) fn id(&self) -> HostId {
+        self.member.host
     }
 
     pub(crate) fn want(&mut self, desired: DesiredVm) {

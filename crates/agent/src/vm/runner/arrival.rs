@@ -196,8 +196,7 @@ impl Runner {
         };
         let heard = speaks || !present.image.guest_agent;
         let late = arrived.since.elapsed() >= HEARTBEAT_LIMIT;
-        let stage =
-            if heard || late { MigrationStage::Arrived } else { MigrationStage::Switching };
+        let stage = if heard || late { MigrationStage::Arrived } else { MigrationStage::Switching };
         let message =
             (late && !heard).then(|| "its guest was not heard since it has moved".to_owned());
         self.migration = Some(observed(id, stage, message));
@@ -213,10 +212,9 @@ impl Runner {
         let wish = self.wishes.borrow().clone();
         let expected = wish.as_ref().and_then(|wish| match &wish.desired.wanted {
             Wanted::Present(present) => match &present.migration {
-                Some(DesiredMigration::Arrival(arrival)) => {
-                    (arrival.id == id && arrival.from == from)
-                        .then(|| (wish.clone(), present.clone(), arrival.clone()))
-                }
+                Some(DesiredMigration::Arrival(arrival)) => (arrival.id == id
+                    && arrival.from == from)
+                    .then(|| (wish.clone(), present.clone(), arrival.clone())),
                 _ => None,
             },
             Wanted::Absent { .. } => None,
@@ -325,7 +323,9 @@ impl Runner {
         let missing = processor::missing(&machine.cpu_features, &processor::features());
         if kvm && !missing.is_empty() {
             let missing = missing.join(", ");
-            return refuse(format!("this host's processor lacks {missing}, which its guest may use"));
+            return refuse(format!(
+                "this host's processor lacks {missing}, which its guest may use"
+            ));
         }
         let most = self.environment.max_vcpus.max(1);
         if machine.vcpus == 0 || machine.vcpus > machine.max_vcpus || machine.max_vcpus > most {
@@ -555,9 +555,18 @@ mod tests {
         for good in ["pc-q35-10.0", "pc-q35-9.2", "pc-q35-10.10"] {
             assert!(is_machine_type(good), "{good}");
         }
-        for bad in ["", "q35", "pc-q35-", "pc-q35-10", "pc-q35-10.0,accel=kvm", "pc-q35-1.2.3",
-            "pc-q35-.1", "pc-q35-1.", "pc-i440fx-10.0", "pc-q35-1000.0"]
-        {
+        for bad in [
+            "",
+            "q35",
+            "pc-q35-",
+            "pc-q35-10",
+            "pc-q35-10.0,accel=kvm",
+            "pc-q35-1.2.3",
+            "pc-q35-.1",
+            "pc-q35-1.",
+            "pc-i440fx-10.0",
+            "pc-q35-1000.0",
+        ] {
             assert!(!is_machine_type(bad), "{bad}");
         }
     }

@@ -145,7 +145,8 @@ impl Runner {
             return Ok(None);
         };
         if let Some(outcome) = &record.outcome {
-            if matches!(outcome, Outcome::Gone { .. }) && matches!(self.process, Process::Live(..)) {
+            if matches!(outcome, Outcome::Gone { .. }) && matches!(self.process, Process::Live(..))
+            {
                 // It was given to this host anew: what stands still here is old.
                 let (phase, pause) = self.stop_step(Duration::ZERO).await;
                 return Ok(Some((phase, pause)));
@@ -166,11 +167,7 @@ impl Runner {
         tunnel::end(&self.directory);
     }
 
-    fn settle(
-        &mut self,
-        mut record: DepartureRecord,
-        outcome: Outcome,
-    ) -> Result<(), AdoptError> {
+    fn settle(&mut self, mut record: DepartureRecord, outcome: Outcome) -> Result<(), AdoptError> {
         let id = record.departure.id;
         if let Outcome::Failed { message } = &outcome {
             self.migration = Some(failed(id, message));

@@ -74,7 +74,10 @@ pub fn tunnel_main(directory: &Path) -> Result<(), TunnelError> {
 
 /// A descriptor that the process was started with, taken from its place: QEMU sees the end of a
 /// channel only once nobody has it any more.
-fn inherited(what: &'static str, from: impl Fn() -> io::Result<OwnedFd>) -> Result<OwnedFd, TunnelError> {
+fn inherited(
+    what: &'static str,
+    from: impl Fn() -> io::Result<OwnedFd>,
+) -> Result<OwnedFd, TunnelError> {
     from().map_err(|source| TunnelError::Inherit { what, source })
 }
 

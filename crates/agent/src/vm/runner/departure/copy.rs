@@ -83,7 +83,11 @@ impl Copy {
         tunnel::open_to(
             &task.environment,
             &task.directory,
-            tunnel::Far { host: departure.to, agent: &departure.address, port: prepared.tunnel_port },
+            tunnel::Far {
+                host: departure.to,
+                agent: &departure.address,
+                port: prepared.tunnel_port,
+            },
             far_memory,
             far_disk,
         )
@@ -282,9 +286,7 @@ impl Copy {
             dirty_rate: BytesPerSecond(info.ram.dirty_bytes_rate()),
             passes: info.ram.dirty_sync_count,
             elapsed_ms: millis(elapsed),
-            predicted_total_ms: ahead
-                .left
-                .map_or(0, |left| millis(elapsed.saturating_add(left))),
+            predicted_total_ms: ahead.left.map_or(0, |left| millis(elapsed.saturating_add(left))),
             predicted_downtime_ms: millis(ahead.downtime),
             ..MigrationProgress::default()
         };

@@ -110,7 +110,8 @@ impl Task {
     }
 
     async fn move_out(&mut self, qmp: &Qmp) -> Result<MigrationFigures, Stop> {
-        let peer = self.peer().map_err(|error| Stop::Why(said("cannot call the target", &error)))?;
+        let peer =
+            self.peer().map_err(|error| Stop::Why(said("cannot call the target", &error)))?;
         let mut events = qmp.subscribe();
         let arrival = self.describe(qmp).await?;
         let cancelled = self.cancel.clone();
@@ -280,9 +281,7 @@ impl Task {
     async fn settle_without_qemu(&mut self) -> Option<Outcome> {
         let peer = self.peer().ok()?;
         match self.tell_again(&peer).await {
-            ArrivalVerdict::Runs => {
-                Some(Outcome::Gone { figures: MigrationFigures::default() })
-            }
+            ArrivalVerdict::Runs => Some(Outcome::Gone { figures: MigrationFigures::default() }),
             ArrivalVerdict::Never => {
                 let message = "its QEMU ended while it moved".to_owned();
                 Some(Outcome::Failed { message })
