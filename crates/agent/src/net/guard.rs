@@ -138,7 +138,8 @@ pub(super) async fn ensure_nic(
     address: Ipv4Addr,
 ) -> Result<(), NetError> {
     // 0.0.0.0: probes for duplicate addresses. Requests of DHCP come from there too, but nobody
-    // answers them: addresses are handed out by the manager.
+    // answers them: addresses are handed out by the manager. Reverse ARP (0x8035): QEMU tells bridges
+    // where a machine is that has moved, before its guest runs.
     let script = format!(
         "add chain bridge plimsoll {tap}\n\
          flush chain bridge plimsoll {tap}\n\
@@ -146,6 +147,7 @@ pub(super) async fn ensure_nic(
          add rule bridge plimsoll {tap} ether type arp arp saddr ether {mac} \
              arp saddr ip {{ 0.0.0.0, {address} }} accept\n\
          add rule bridge plimsoll {tap} ether type ip ip saddr {address} accept\n\
+         add rule bridge plimsoll {tap} ether type 0x8035 accept\n\
          add rule bridge plimsoll {tap} drop\n\
          add element bridge plimsoll taps {{ \"{tap}\" : jump {tap} }}\n"
     );

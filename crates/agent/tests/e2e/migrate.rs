@@ -1,6 +1,8 @@
 //! A VM moves from host to host: two agents with ports of their own, real QEMU on both sides, and
 //! guests that check from inside what they have.
 
+use std::time::{Duration, Instant};
+
 use plimsoll_agent::config::DeduplicationMode;
 use plimsoll_agent::vm::guard::record::ProcessId;
 use plimsoll_api::cluster::{
@@ -12,7 +14,7 @@ use plimsoll_api::migration::{
 use plimsoll_model::VmId;
 use uuid::Uuid;
 
-use super::support::{Cluster, Host, desired, new_vm, present};
+use super::support::{Cluster, Host, LIMIT, desired, new_vm, present};
 
 /// Two hosts, and a VM that runs on the first with something in its memory and on its disk.
 struct Pair {
@@ -163,4 +165,142 @@ async fn a_move_that_does_not_converge_is_refused_by_its_deadline() {
     eprintln!("{:?}", failed.migration);
     pair.take_back().await;
     pair.unharmed(&pair.source).await;
+}
+
+/// Who is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    SourceAgent,
+    TargetAgent,
+    SourceQemu,
+    TargetQemu,
+}
+
+impl Pair {
+    /// Does what the manager would, until the move is over; tells whether the VM has moved.
+    async fn resolve(&mut self) -> bool {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            assert!(
+                Instant::now() < deadline,
+                "not resolved: {:?} {:?}",
+                self.source.observed(self.vm),
+                self.target.observed(self.vm)
+            );
+            let stage = |host: &Host| {
+                host.observed(self.vm).and_then(|seen| seen.migration).map(|seen| seen.stage)
+            };
+            if stage(&self.target) == Some(MigrationStage::Arrived) {
+                self.finish().await;
+                return true;
+            }
+            if stage(&self.source) == Some(MigrationStage::Failed) {
+                self.take_back().await;
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until the source is at a stage, if it ever is.
+    async fn until_stage(&self, stage: MigrationStage) {
+        self.source
+            .until(self.vm, "that far", |seen| {
+                seen.migration.as_ref().is_some_and(|migration| {
+                    migration.stage == stage
+                        || matches!(migration.stage, MigrationStage::Gone | MigrationStage::Failed)
+                })
+            })
+            .await;
+    }
+
+    async fn kill(&mut self, victim: Victim) {
+        match victim {
+            Victim::SourceAgent => {
+                self.source.restart_agent().await;
+                self.source.want_again();
+            }
+            Victim::TargetAgent => {
+                self.target.restart_agent().await;
+                self.target.want_again();
+            }
+            Victim::SourceQemu => self.kill_qemu(&self.source),
+            Victim::TargetQemu => self.kill_qemu(&self.target),
+        }
+    }
+
+    /// One that is gone already needs no killing.
+    fn kill_qemu(&self, host: &Host) {
+        let record = host.vm_directory(self.vm).join("guard.json");
+        if record.exists() && host.processes(self.vm).qemu.exists() {
+            host.kill(host.processes(self.vm).qemu);
+        }
+    }
+
+    /// QEMUs of the VM that run its guest, by their monitors' word that they are not paused.
+    fn alive(&self) -> usize {
+        let alive = |host: &Host| {
+            let record = host.vm_directory(self.vm).join("guard.json");
+            record.exists() && host.processes(self.vm).qemu.exists()
+        };
+        usize::from(alive(&self.source)) + usize::from(alive(&self.target))
+    }
+
+    async fn died_at(stage: MigrationStage, victim: Victim) {
+        let Some(mut pair) = Self::start().await else { return };
+        let slowly = plimsoll_model::BytesPerSecond(24 << 20);
+        pair.begin(MigrationLimits { bandwidth: slowly, ..MigrationLimits::default() });
+        pair.until_stage(stage).await;
+        pair.kill(victim).await;
+        let moved = pair.resolve().await;
+        eprintln!("{victim:?} killed at {stage:?}: {}", if moved { "moved" } else { "stayed" });
+        let host = if moved { &pair.target } else { &pair.source };
+        host.until_booted(pair.vm).await;
+        assert_eq!(pair.alive(), 1);
+        let own = if moved { Victim::TargetQemu } else { Victim::SourceQemu };
+        if victim == own {
+            // It was the VM that was killed: it was started again, with its disk.
+            let sh = async |command| host.exec(pair.vm, &["sh", "-c", command]).await;
+            assert_ne!(sh(BOOT).await, pair.boot);
+            assert_eq!(sh(DISK).await, pair.disk);
+        } else {
+            pair.unharmed(host).await;
+        }
+        assert!(!pair.left_over(), "something of the move is left");
+    }
+
+    fn left_over(&self) -> bool {
+        ["departure.json", "arrival.json", "tunnel.json", "tunnel-process.json", "disk.sock"]
+            .iter()
+            .any(|name| {
+                [&self.source, &self.target]
+                    .iter()
+                    .any(|host| host.vm_directory(self.vm).join(name).exists())
+            })
+    }
+}
+
+macro_rules! deaths {
+    ($($name:ident: $stage:ident, $victim:ident;)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                Pair::died_at(MigrationStage::$stage, Victim::$victim).await;
+            }
+        )*
+    };
+}
+
+deaths! {
+    the_sources_agent_dies_while_the_disk_is_copied: CopyingDisk, SourceAgent;
+    the_sources_agent_dies_while_memory_is_copied: CopyingMemory, SourceAgent;
+    the_sources_agent_dies_at_the_switch: Switching, SourceAgent;
+    the_targets_agent_dies_while_it_prepares: Preparing, TargetAgent;
+    the_targets_agent_dies_while_memory_is_copied: CopyingMemory, TargetAgent;
+    the_targets_agent_dies_at_the_switch: Switching, TargetAgent;
+    the_source_dies_while_memory_is_copied: CopyingMemory, SourceQemu;
+    the_source_dies_at_the_switch: Switching, SourceQemu;
+    the_target_dies_while_the_disk_is_copied: CopyingDisk, TargetQemu;
+    the_target_dies_while_memory_is_copied: CopyingMemory, TargetQemu;
+    the_target_dies_at_the_switch: Switching, TargetQemu;
 }
