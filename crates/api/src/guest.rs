@@ -32,7 +32,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use facts::{
-    CpuCounts, CpuTime, Facts, Hundredths, InterfaceAddress, InterfaceFacts, MemoryFacts, Pressure,
+    ApplicationLatency, CpuCounts, CpuTime, Facts, Hundredths, InterfaceAddress, InterfaceFacts, MemoryFacts, Pressure,
     PressureFacts,
 };
 

@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use plimsoll_api::guest::{
-    CpuTime, Facts, Hundredths, InterfaceAddress, InterfaceFacts, MAX_ADDRESSES, MAX_INTERFACES,
+    ApplicationLatency, CpuTime, Facts, Hundredths, InterfaceAddress, InterfaceFacts, MAX_ADDRESSES, MAX_INTERFACES,
     MAX_TEXT_BYTES, MemoryFacts, Pressure, PressureFacts, to_printable,
 };
 
@@ -19,6 +20,10 @@ use crate::{VERSION, cpus};
 const PAGE_BYTES: u64 = 4096;
 /// The kernel's clock tick towards user space, in milliseconds: 100 Hz on every x86 kernel.
 const TICK_MS: u64 = 10;
+/// Where an application says how it answers: microseconds that it takes, and may take.
+const LATENCY_FILE: &str = "run/plimsoll/latency";
+/// For so long what it said is believed.
+const LATENCY_GOOD_FOR: Duration = Duration::from_secs(30);
 
 /// Gathers all facts.
 #[must_use]
@@ -38,6 +43,28 @@ pub fn gather(system: &System) -> Facts {
         cpu_time: cpu_time(&read("proc/stat")),
         load: load(&read("proc/loadavg")),
         pressure: pressure(system),
+        latency: latency(system),
+    }
+}
+
+/// What an application says of its latency; nothing if it has not said it lately.
+fn latency(system: &System) -> Option<ApplicationLatency> {
+    let written = std::fs::metadata(system.path(LATENCY_FILE)).ok()?.modified().ok()?;
+    // A clock that was set back makes it look new: it is.
+    let age = written.elapsed().unwrap_or_default();
+    if age > LATENCY_GOOD_FOR {
+        return None;
+    }
+    parse_latency(&system.read(LATENCY_FILE).ok()?)
+}
+
+fn parse_latency(text: &str) -> Option<ApplicationLatency> {
+    let mut numbers = text.split_ascii_whitespace().map(str::parse);
+    match (numbers.next(), numbers.next(), numbers.next()) {
+        (Some(Ok(seen_us)), Some(Ok(objective_us @ 1..)), None) => {
+            Some(ApplicationLatency { seen_us, objective_us })
+        }
+        _ => None,
     }
 }
 
@@ -204,6 +231,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn an_application_says_two_numbers_or_nothing() {
+        let said = |seen_us, objective_us| Some(ApplicationLatency { seen_us, objective_us });
+        assert_eq!(parse_latency("1500 20000\n"), said(1500, 20_000));
+        for bad in ["", "1500", "1500 0", "a b", "1 2 3", "-1 5", "99999999999999999999999 5"] {
+            assert_eq!(parse_latency(bad), None, "{bad}");
+        }
+    }
+
 
     #[test]
     fn kernel_files_are_read() {

@@ -39,8 +39,9 @@ const ROUND: Duration = Duration::from_secs(1);
 /// How often a guest is asked how it does: while it has what it wants, and while it has not.
 const ASK_AT_EASE: Duration = Duration::from_secs(5);
 const ASK_IN_NEED: Duration = Duration::from_secs(1);
-/// Where nothing is to be divided, one round in so many looks at what VMs use.
-const IDLE_ROUNDS: u32 = 10;
+/// Where nothing is to be divided, one round in so many looks at what VMs use: as often as a manager
+/// that balances its hosts wants to hear of it.
+const IDLE_ROUNDS: u32 = 2;
 /// Sizes are rounded up to this.
 const UNIT: u64 = 1 << 20;
 /// Less than this is not worth paging out.

@@ -67,6 +67,8 @@ const FOLLOW: Duration = Duration::from_millis(100);
 const RETRY: Duration = Duration::from_secs(5);
 /// Facts are asked for this often.
 const FACTS: Duration = Duration::from_secs(10);
+/// And this often where an application says how it answers: somebody may have to help it.
+const FACTS_WITH_LATENCY: Duration = Duration::from_secs(2);
 const FACTS_LIMIT: Duration = Duration::from_secs(8);
 /// Questions of another host that may wait; it asks one after the other.
 const PEER_CALLS: usize = 4;
@@ -947,13 +949,17 @@ async fn gather_facts(
         if status.wait_for(|status| *status != GuestStatus::Silent).await.is_err() {
             return;
         }
+        let mut otherwise = FACTS;
         if let Ok(Answer::Facts(news)) = guest.call(Call::Facts, FACTS_LIMIT).await {
+            if news.latency.is_some() {
+                otherwise = FACTS_WITH_LATENCY;
+            }
             facts.send_replace(Some(*news));
         }
         let asked = Instant::now();
         let due = |share: &Option<Share>| {
             let every = share.as_ref().map_or(FACTS, |share| share.ask_every);
-            asked + every
+            asked + every.min(otherwise)
         };
         loop {
             let until = due(&shares.borrow_and_update());

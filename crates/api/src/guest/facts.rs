@@ -60,6 +60,20 @@ pub struct Facts {
     /// Stall information; none where the kernel has no PSI.
     #[serde(default)]
     pub pressure: Option<PressureFacts>,
+    /// How its application answers; none where none has said it lately.
+    #[serde(default)]
+    pub latency: Option<ApplicationLatency>,
+}
+
+/// How long an application takes to answer, by its own word: what it writes into
+/// `/run/plimsoll/latency` at least every 30 s, as two numbers of microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ApplicationLatency {
+    /// What it took, by the application's own measure (such as its 99th percentile), in microseconds.
+    pub seen_us: u64,
+    /// What it should take at most, in microseconds.
+    pub objective_us: u64,
 }
 
 /// One network interface.

@@ -42,6 +42,7 @@ fn facts() -> Facts {
         cpu_time: CpuTime::default(),
         load: [Hundredths(12), Hundredths(5), Hundredths(1)],
         pressure: None,
+        latency: None,
     }
 }
 

@@ -130,6 +130,7 @@ impl Copy {
         self.qmp.qom_set(THROTTLE_PATH, "limits", &free).await.map_err(&failed)?;
         let speed = task.record.departure.limits.bandwidth.get();
         self.qmp.blockdev_mirror(JOB, ROOT_NODE, FAR_NODE, speed).await.map_err(&failed)?;
+        let mut pause = QUICK_LOOK;
         loop {
             self.may_go_on(task)?;
             let jobs = self.qmp.query_block_jobs().await.map_err(&failed)?;
@@ -145,7 +146,9 @@ impl Copy {
             if job.ready {
                 return Ok(());
             }
-            sleep(LOOK).await;
+            // Small disks are done in no time, large ones are not asked after all the time.
+            sleep(pause).await;
+            pause = (pause * 2).min(LOOK);
         }
     }
 
@@ -179,8 +182,10 @@ impl Copy {
             0 => i64::MAX as u64,
             limit => limit,
         };
-        let parameters =
-            json!({"max-bandwidth": bandwidth, "downtime-limit": limits.max_downtime_ms});
+        // QEMU reckons with the pages that are left, and stops the VM as soon as they fit. Device
+        // state, the disk's end and the word to go come on top, and the guest goes on writing.
+        let downtime = (limits.max_downtime_ms / 2).max(1);
+        let parameters = json!({"max-bandwidth": bandwidth, "downtime-limit": downtime});
         self.qmp.migrate_set_parameters(parameters).await.map_err(&failed)?;
         if let Some(memory) = self.memory.take() {
             self.qmp.send_descriptor(MEMORY, memory).await.map_err(&failed)?;
