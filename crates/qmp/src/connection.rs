@@ -4,8 +4,7 @@
 //! [`Qmp`] handle is dropped. Whatever waits then gets [`QmpError::Closed`].
 
 use std::collections::HashMap;
-use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,9 +12,8 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::StreamExt;
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
-use tokio::io::{AsyncWriteExt as _, Interest};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -23,6 +21,7 @@ use tokio_util::codec::{Encoder as _, FramedRead};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::codec::{CodecError, Message, QmpCodec};
+use crate::descriptor;
 use crate::error::QmpError;
 use crate::event::Event;
 use crate::types::Greeting;
@@ -347,18 +346,9 @@ async fn write_lines(
 async fn send(writer: &mut OwnedWriteHalf, line: Line) -> Result<(), CodecError> {
     let mut bytes = BytesMut::new();
     QmpCodec::default().encode(&line.command, &mut bytes)?;
-    let mut rest: &[u8] = &bytes;
-    if let Some(descriptor) = &line.descriptor {
-        let stream: &UnixStream = writer.as_ref();
-        let sent = stream
-            .async_io(Interest::WRITABLE, || {
-                let message = [ControlMessage::ScmRights(&[descriptor.as_raw_fd()])];
-                let parts = [IoSlice::new(rest)];
-                sendmsg::<()>(stream.as_raw_fd(), &parts, &message, MsgFlags::empty(), None)
-                    .map_err(io::Error::from)
-            })
-            .await?;
-        rest = rest.get(sent..).unwrap_or_default();
-    }
-    Ok(writer.write_all(rest).await?)
+    let sent = match &line.descriptor {
+        Some(descriptor) => descriptor::send(writer.as_ref(), &bytes, descriptor).await?,
+        None => 0,
+    };
+    Ok(writer.write_all(bytes.get(sent..).unwrap_or_default()).await?)
 }

@@ -3,14 +3,18 @@
 //! The script is also a check: a command other than the expected one, or a script that is not
 //! finished, is an error of [`FakeServer::finish`].
 
+use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
+
+use crate::descriptor;
 
 /// What the server does in reaction to a command.
 #[derive(Debug, Clone)]
@@ -27,6 +31,8 @@ pub enum Action {
     Hold,
     /// Answers the oldest held command.
     AnswerHeld(Value),
+    /// Writes to the descriptor that came along with the current command, and closes it.
+    WriteToDescriptor(Vec<u8>),
     /// Hangs up; the script ends here.
     Close,
 }
@@ -70,6 +76,8 @@ pub enum ScriptError {
     Json(#[source] serde_json::Error),
     #[error("expected `{expected}`, got {got}")]
     Unexpected { expected: String, got: Value },
+    #[error("no descriptor came along with `{command}`")]
+    NoDescriptor { command: String },
     #[error("the client hung up before `{expected}`")]
     HungUp { expected: String },
     #[error("the script was not finished within {limit:?}")]
@@ -138,31 +146,70 @@ impl FakeServer {
 
 async fn serve(stream: UnixStream, script: Vec<Step>) -> Result<(), ScriptError> {
     let (read, mut write) = stream.into_split();
-    let mut reader = BufReader::new(read);
+    let mut reader = Reader(read);
     send(&mut write, &greeting()).await?;
     let mut held = Vec::new();
     let handshake = Step::returns("qmp_capabilities", json!({}));
     for step in std::iter::once(handshake).chain(script) {
-        let mut line = String::new();
-        if reader.read_line(&mut line).await.map_err(ScriptError::Io)? == 0 {
+        let Some(line) = reader.line().await? else {
             return Err(ScriptError::HungUp { expected: step.command.to_owned() });
-        }
-        let request: Value = serde_json::from_str(&line).map_err(ScriptError::Json)?;
+        };
+        let request: Value = serde_json::from_slice(&line.bytes).map_err(ScriptError::Json)?;
         let matches = request["execute"] == step.command
             && step.arguments.as_ref().is_none_or(|wanted| request["arguments"] == *wanted);
         if !matches {
             let expected = step.command.to_owned();
             return Err(ScriptError::Unexpected { expected, got: request });
         }
+        let mut descriptors = line.descriptors;
         for action in step.actions {
-            if !act(action, &request["id"], &mut held, &mut write).await? {
+            if let Action::WriteToDescriptor(bytes) = action {
+                let descriptor = descriptors.pop().ok_or_else(|| ScriptError::NoDescriptor {
+                    command: step.command.to_owned(),
+                })?;
+                std::fs::File::from(descriptor).write_all(&bytes).map_err(ScriptError::Io)?;
+            } else if !act(action, &request["id"], &mut held, &mut write).await? {
                 return Ok(());
             }
         }
     }
-    let mut rest = Vec::new();
-    drop(reader.read_to_end(&mut rest).await);
+    while reader.line().await?.is_some() {}
     Ok(())
+}
+
+/// One line of the client, and the descriptors that came with its bytes.
+struct ClientLine {
+    bytes: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+}
+
+struct Reader(OwnedReadHalf);
+
+impl Reader {
+    /// The next line, without its end; `None` once the client has hung up.
+    ///
+    /// The kernel ends a read after bytes that descriptors came with, but not before them: like QEMU,
+    /// it is read byte by byte, so that each descriptor is found with its own line.
+    async fn line(&mut self) -> Result<Option<ClientLine>, ScriptError> {
+        let mut line = ClientLine { bytes: Vec::new(), descriptors: Vec::new() };
+        loop {
+            let mut byte = [0];
+            let received = descriptor::receive(self.0.as_ref(), &mut byte).await;
+            // A client that hangs up with answers unread resets the connection.
+            let (count, descriptors) = match received {
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                    (0, Vec::new())
+                }
+                received => received.map_err(ScriptError::Io)?,
+            };
+            line.descriptors.extend(descriptors);
+            match byte {
+                _ if count == 0 => return Ok(None),
+                [b'\n'] => return Ok(Some(line)),
+                [byte] => line.bytes.push(byte),
+            }
+        }
+    }
 }
 
 /// Does one action; false when the connection is to be closed.
@@ -190,6 +237,8 @@ async fn act(
                 send(write, &json!({"return": value, "id": id})).await?;
             }
         }
+        // Done by the caller, who has the descriptors.
+        Action::WriteToDescriptor(_) => {}
         Action::Close => return Ok(false),
     }
     Ok(true)

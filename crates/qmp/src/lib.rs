@@ -20,6 +20,7 @@
 pub mod codec;
 mod commands;
 mod connection;
+mod descriptor;
 mod error;
 mod event;
 pub mod fake;

@@ -181,10 +181,12 @@ impl Qmp {
         self.execute("announce-self", rounds).await.map(drop)
     }
 
-    /// Serves NBD at a listening socket that QEMU was given under this name.
+    /// Serves NBD at a listening socket that QEMU was given under this name, to one client.
     pub async fn nbd_server_start(&self, descriptor: &str) -> Result<(), QmpError> {
         let address = json!({"type": "fd", "data": {"str": descriptor}});
-        self.execute("nbd-server-start", json!({"addr": address})).await.map(drop)
+        self.execute("nbd-server-start", json!({"addr": address, "max-connections": 1}))
+            .await
+            .map(drop)
     }
 
     /// Exports a node for writing.

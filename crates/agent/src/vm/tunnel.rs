@@ -13,6 +13,9 @@
 //! Both ends show certificates of the cluster's CA, and each lets only the one host be at the other
 //! end of which it was told. What the process must know it reads from a file that it removes; nothing
 //! secret is in its arguments. It ends with its channels: QEMU's death, at either end, ends both.
+//!
+//! The source's QEMU is told to use a channel only once both ends have met on all of them: it waits for
+//! an NBD server's greeting under its big lock, and its guest would wait along with it.
 
 mod pump;
 
@@ -22,13 +25,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use plimsoll_api::tls::{Identity, TlsError};
 use plimsoll_model::HostId;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tokio::time::{Instant, sleep};
 
 use super::files::{self, FileError};
 use super::guard::record::{ProcessId, VmDirectory, name};
@@ -41,8 +45,15 @@ pub use pump::tunnel_main;
 const PLAN: &str = "tunnel.json";
 /// Which process it is.
 const PROCESS: &str = "tunnel-process.json";
+/// What became of the source's end.
+const OUTCOME: &str = "tunnel-outcome.json";
 /// Where QEMU's NBD server listens, on the target.
 const DISK_SOCKET: &str = "disk.sock";
+/// Both ends meet within this.
+const MEET_LIMIT: Duration = Duration::from_secs(60);
+/// A process that does not say how it went, on a host that is overloaded.
+const WORD_LIMIT: Duration = MEET_LIMIT.saturating_add(Duration::from_secs(10));
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Why there is no tunnel.
 #[derive(Debug, Error)]
@@ -75,9 +86,21 @@ pub enum TunnelError {
     /// The other end was not reached, or did not come, in time.
     #[error("the other end of the tunnel was not there in time")]
     Late,
+    /// Somebody else is at the other end, or it does not take the channel.
+    #[error("the other end of the tunnel refused")]
+    Refused(#[source] io::Error),
+    /// The process has said why there is none.
+    #[error("{message}")]
+    Failed { message: String },
+    /// The process has ended without a word, or gave none.
+    #[error("the tunnel's process does not say whether it has reached the other end")]
+    Silent,
     /// The other end cannot be reached.
     #[error("cannot reach the other end of the tunnel")]
     Connect(#[source] io::Error),
+    /// QEMU's NBD server cannot be reached.
+    #[error("cannot reach QEMU's server of the disk")]
+    Disk(#[source] io::Error),
     /// The runtime cannot be made.
     #[error("cannot run the tunnel")]
     Run(#[source] io::Error),
@@ -128,12 +151,22 @@ enum Role {
     Target,
 }
 
-/// Opens the source's end. The process has it once this returns; whether it reaches the other one shows
-/// in QEMU's channels.
+/// What the source's process says once it knows.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    /// Both ends have met, on all channels.
+    Met,
+    Failed {
+        message: String,
+    },
+}
+
+/// Opens the source's end, and returns once it has met the target's on all channels.
 ///
 /// # Errors
 /// [`TunnelError`].
-pub(crate) fn open_to(
+pub(crate) async fn open_to(
     environment: &Environment,
     directory: &VmDirectory,
     far: Far<'_>,
@@ -146,7 +179,22 @@ pub(crate) fn open_to(
     let role = Role::Source { address, port: far.port };
     let has_disk = disk.is_some();
     let disk = disk.map_or_else(Stdio::null, Stdio::from);
-    start(environment, directory, far.host, role, has_disk, memory.into(), disk)
+    let process = start(environment, directory, far.host, role, has_disk, memory.into(), disk)?;
+    outcome(directory, process).await
+}
+
+async fn outcome(directory: &VmDirectory, process: ProcessId) -> Result<(), TunnelError> {
+    let deadline = Instant::now() + WORD_LIMIT;
+    loop {
+        // Before the look at its word, which is its last but one act.
+        let is_over = !process.exists() || Instant::now() >= deadline;
+        match files::read_json(&directory.file(OUTCOME)).map_err(TunnelError::Plan)? {
+            Some(Outcome::Met) => return Ok(()),
+            Some(Outcome::Failed { message }) => return Err(TunnelError::Failed { message }),
+            None if is_over => return Err(TunnelError::Silent),
+            None => sleep(LOOK).await,
+        }
+    }
 }
 
 /// Opens the target's end, for `from`, and returns the port where it listens.
@@ -165,7 +213,8 @@ pub(crate) fn open_for(
         Ok((listener.local_addr()?.port(), OwnedFd::from(listener)))
     };
     let (port, listener) = listen().map_err(TunnelError::Listen)?;
-    start(environment, directory, from, Role::Target, disk, memory.into(), listener.into())?;
+    let (role, memory) = (Role::Target, Stdio::from(memory));
+    start(environment, directory, from, role, disk, memory, listener.into())?;
     Ok(port)
 }
 
@@ -187,9 +236,10 @@ fn start(
     disk: bool,
     memory: Stdio,
     second: Stdio,
-) -> Result<(), TunnelError> {
+) -> Result<ProcessId, TunnelError> {
     // One at a time: an earlier attempt's must not meet this one's channels.
     kill_process(directory);
+    files::remove(&directory.file(OUTCOME)).map_err(TunnelError::Start)?;
     let Identity { certificate_pem, key_pem } = environment.reach.identity.clone();
     let ca_pem = environment.reach.ca_pem.clone();
     let plan = Plan { certificate_pem, key_pem, ca_pem, peer, role, disk };
@@ -215,7 +265,8 @@ fn start(
     tokio::spawn(async move { child.wait().await });
     let gone = || io::Error::from(io::ErrorKind::NotFound);
     let process = pid.ok_or_else(gone).and_then(ProcessId::of).map_err(TunnelError::Start)?;
-    files::write_json(&directory.file(PROCESS), &process).map_err(TunnelError::Plan)
+    files::write_json(&directory.file(PROCESS), &process).map_err(TunnelError::Plan)?;
+    Ok(process)
 }
 
 /// Ends the tunnel of this VM, if there is one.
@@ -226,14 +277,20 @@ pub(crate) fn end(directory: &VmDirectory) {
 
 fn kill_process(directory: &VmDirectory) {
     let process: Option<ProcessId> = files::read_json(&directory.file(PROCESS)).unwrap_or_default();
-    if let Some(process) = process.filter(|process| process.exists()) {
-        let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+    let Some(process) = process else { return };
+    let handle = Pid::from_raw(process.pid)
+        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+        // Looked at once it is held: a number may be another process's by now, a handle may not.
+        .filter(|_| process.exists());
+    if let Some(handle) = handle {
+        // It may end by itself just now.
+        let _ = pidfd_send_signal(handle, Signal::KILL);
     }
 }
 
 /// Removes what a tunnel has left in the VM's directory; one that still works goes on.
 pub(crate) fn forget(directory: &VmDirectory) {
-    for name in [PLAN, PROCESS, DISK_SOCKET] {
+    for name in [PLAN, PROCESS, OUTCOME, DISK_SOCKET] {
         if let Err(error) = files::remove(&directory.file(name)) {
             tracing::warn!(%error, name, "a tunnel's file stays");
         }

@@ -24,14 +24,12 @@ use plimsoll_model::{HostId, ImageFile, Interface, MacAddress, NetworkId, VmId};
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use self::{
+use self::manager::{Behaviour, FakeManager};
+use crate::{
     authority::Authority,
-    manager::{Behaviour, FakeManager},
+    support::{LIMIT, can_run, image_directory, new_vm, present},
 };
-use crate::support::{LIMIT, can_run, image_directory, new_vm, present};
 
-#[path = "../../src/testing/authority.rs"]
-mod authority;
 #[path = "../../src/testing/manager.rs"]
 #[expect(dead_code, reason = "shared with the unit tests, which use the rest")]
 mod manager;

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use plimsoll_qmp::fake::{Action, FakeServer, Step};
-use plimsoll_qmp::{ConnectOptions, EventKind, Qmp, QmpError, RunState};
+use plimsoll_qmp::{ConnectOptions, EventKind, MigrationStatus, Qmp, QmpError, RunState};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(5);
@@ -145,4 +145,91 @@ async fn a_silent_listener_does_not_hold_us() {
     };
     let error = Qmp::connect(&path, options).await.unwrap_err();
     assert!(matches!(error, QmpError::HandshakeTimeout { .. }));
+}
+
+#[tokio::test]
+async fn a_descriptor_goes_along_with_its_own_line() {
+    use std::io::Read;
+
+    const COUNT: usize = 8;
+    let steps = (0..COUNT).flat_map(|_| {
+        let answer = vec![Action::WriteToDescriptor(b"here".to_vec()), Action::Return(json!({}))];
+        [Step::new("getfd", answer), Step::returns("query-name", json!({}))]
+    });
+    let f = fixture(steps.collect());
+    let (qmp, _) = Qmp::connect(&f.path, ConnectOptions::default()).await.unwrap();
+    // All at once: lines without a descriptor lie in front of those with one in the same buffer.
+    let exchanges = (0..COUNT).map(|number| {
+        let qmp = qmp.clone();
+        async move {
+            let (mut mine, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+            let name = format!("d{number}");
+            let (sent, named) =
+                tokio::join!(qmp.send_descriptor(&name, theirs.into()), qmp.query_name());
+            sent.unwrap();
+            named.unwrap();
+            let mut bytes = Vec::new();
+            // It ends: both our copy and the fake's are closed.
+            mine.read_to_end(&mut bytes).unwrap();
+            bytes
+        }
+    });
+    for bytes in futures_util::future::join_all(exchanges).await {
+        assert_eq!(bytes, b"here");
+    }
+    drop(qmp);
+    f.server.finish(LIMIT).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_moves_a_machine_is_asked_for_in_these_words() {
+    let f = fixture(vec![
+        Step::returns("migrate-set-capabilities", json!({})).with_arguments(json!({
+            "capabilities": [
+                {"capability": "events", "state": true},
+                {"capability": "postcopy-ram", "state": false}
+            ]
+        })),
+        Step::returns("migrate", json!({})).with_arguments(json!({"uri": "fd:memory"})),
+        Step::returns("query-migrate", json!({})),
+        Step::returns(
+            "query-migrate",
+            json!({
+                "status": "active", "total-time": 12,
+                "ram": {"total": 100, "remaining": 40, "transferred": 61, "mbps": 8.5,
+                    "dirty-pages-rate": 5, "page-size": 4096, "dirty-sync-count": 2,
+                    "new-in-12": 1}
+            }),
+        ),
+        Step::returns("query-migrate", json!({"status": "new-in-12", "error-desc": "no"})),
+        Step::returns("migrate-continue", json!({}))
+            .with_arguments(json!({"state": "pre-switchover"})),
+        Step::returns("nbd-server-start", json!({})).with_arguments(json!({
+            "addr": {"type": "fd", "data": {"str": "disk"}}, "max-connections": 1
+        })),
+        Step::returns(
+            "query-block-jobs",
+            json!([{"device": "move", "type": "mirror", "len": 7,
+            "offset": 3, "busy": true, "ready": false, "status": "running", "speed": 0}]),
+        ),
+        Step::returns("qom-get", json!("pc-q35-10.0-machine")),
+    ]);
+    let (qmp, _) = Qmp::connect(&f.path, ConnectOptions::default()).await.unwrap();
+    qmp.migrate_set_capabilities(&[("events", true), ("postcopy-ram", false)]).await.unwrap();
+    qmp.migrate("fd:memory").await.unwrap();
+    let info = qmp.query_migrate().await.unwrap();
+    assert_eq!((info.status, info.ram.total, info.error), (MigrationStatus::None, 0, None));
+    let info = qmp.query_migrate().await.unwrap();
+    assert_eq!(info.status, MigrationStatus::Active);
+    assert_eq!((info.ram.remaining, info.ram.dirty_sync_count), (40, 2));
+    let info = qmp.query_migrate().await.unwrap();
+    assert_eq!(info.status, MigrationStatus::Other("new-in-12".to_owned()));
+    assert_eq!(info.error.as_deref(), Some("no"));
+    qmp.migrate_continue().await.unwrap();
+    qmp.nbd_server_start("disk").await.unwrap();
+    let jobs = qmp.query_block_jobs().await.unwrap();
+    assert_eq!((jobs[0].device.as_str(), jobs[0].len, jobs[0].offset), ("move", 7, 3));
+    assert_eq!(qmp.query_machine_type().await.unwrap(), "pc-q35-10.0");
+    drop(qmp);
+    f.server.finish(LIMIT).await.unwrap();
 }

@@ -1,4 +1,13 @@
 //! The process: it connects what it was given, and carries bytes until all channels have ended.
+//!
+//! ```text
+//!   source                                  target
+//!     | -- TLS, both show certificates -----> |  only `peer` is let in
+//!     | -- the channel's byte --------------> |  each channel once; the disk's NBD server is
+//!     | <----------------------------- taken  |  connected to before that is said
+//! ```
+
+mod carry;
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,37 +16,48 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
 use plimsoll_api::ErrorChain;
 use plimsoll_api::tls::{self, ClientAuth, Identity};
 use plimsoll_model::HostId;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use super::{DISK_SOCKET, Plan, Role, TunnelError, read_plan};
+use self::carry::{BUFFER, carry};
+use super::{DISK_SOCKET, MEET_LIMIT, OUTCOME, Outcome, Plan, Role, TunnelError, read_plan};
+use crate::vm::files;
 use crate::vm::socket::SocketPath;
 
-/// Both ends meet within this.
-const MEET_LIMIT: Duration = Duration::from_secs(60);
-/// A stranger may hold up a handshake no longer.
+/// From a connection to its channel's byte.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// Strangers may hold up so many handshakes at a time, and the one that is waited for none.
+const HANDSHAKES: usize = 32;
+/// After a failure to accept, as when no descriptor is left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Nothing is copied for longer than this.
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);
-/// What is read at once.
-const BUFFER: usize = 512 << 10;
+/// The target's word that the channel is the source's.
+const TAKEN: u8 = b'+';
 
-/// What a connection carries: its first byte.
+/// rustls reads 4 KiB at a time: from here, not each from the kernel.
+type Connection = TlsStream<BufReader<TcpStream>>;
+/// A channel whose ends have met: what is between the hosts, and what is QEMU's.
+type Met = (Connection, UnixStream);
+
+/// What a connection carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Channel {
-    Memory = b'm' as isize,
-    Disk = b'd' as isize,
+    Memory,
+    Disk,
 }
 
 impl Channel {
+    /// How it is named to the other end.
     const fn byte(self) -> u8 {
         match self {
             Self::Memory => b'm',
@@ -62,14 +82,39 @@ impl Channel {
 pub fn tunnel_main(directory: &Path) -> Result<(), TunnelError> {
     // Whatever is said to the agent's group of processes is not said to us.
     let _ = nix::unistd::setsid();
+    // A core dump would hold the guest's memory and the host's key.
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)
+        .and_then(|()| nix::sys::prctl::set_no_new_privs())
+        .map_err(|errno| TunnelError::Run(errno.into()))?;
     let plan = read_plan(directory)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(TunnelError::Run)?;
-    let carried = async {
-        let carried = timeout(LIFETIME, carry(directory, &plan)).await;
-        carried.unwrap_or(Err(TunnelError::Late))
-    };
-    runtime.block_on(carried)
+    runtime.block_on(async {
+        let ran = timeout(LIFETIME, run(directory, &plan)).await;
+        ran.unwrap_or(Err(TunnelError::Late))
+    })
+}
+
+async fn run(directory: &Path, plan: &Plan) -> Result<(), TunnelError> {
+    let met = timeout(MEET_LIMIT, meet(directory, plan)).await;
+    let met = met.unwrap_or(Err(TunnelError::Late));
+    if matches!(plan.role, Role::Source { .. }) {
+        let outcome = match &met {
+            Ok(_) => Outcome::Met,
+            Err(error) => Outcome::Failed { message: ErrorChain(error).to_string() },
+        };
+        files::write_json(&directory.join(OUTCOME), &outcome).map_err(TunnelError::Plan)?;
+    }
+    let mut channels = JoinSet::new();
+    for (far, near) in met? {
+        channels.spawn(async move {
+            if let Err(error) = carry(far, near).await {
+                log(&format!("a channel broke: {}", ErrorChain(&error)));
+            }
+        });
+    }
+    while channels.join_next().await.is_some() {}
+    Ok(())
 }
 
 /// A descriptor that the process was started with, taken from its place: QEMU sees the end of a
@@ -99,39 +144,37 @@ fn unix(descriptor: OwnedFd) -> io::Result<UnixStream> {
     UnixStream::from_std(stream)
 }
 
-async fn carry(directory: &Path, plan: &Plan) -> Result<(), TunnelError> {
+fn listening(descriptor: OwnedFd) -> io::Result<TcpListener> {
+    let listener = std::net::TcpListener::from(descriptor);
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+/// Meets the other end on every channel.
+async fn meet(directory: &Path, plan: &Plan) -> Result<Vec<Met>, TunnelError> {
+    let inherit = |what| move |source| TunnelError::Inherit { what, source };
     let identity =
         Identity { certificate_pem: plan.certificate_pem.clone(), key_pem: plan.key_pem.clone() };
     let memory = inherited("memory's channel", take_stdin)?;
-    let memory =
-        unix(memory).map_err(|source| TunnelError::Inherit { what: "memory's channel", source })?;
+    let memory = unix(memory).map_err(inherit("memory's channel"))?;
     let second = inherited("second channel", take_stdout)?;
-    let mut channels = JoinSet::new();
     match &plan.role {
         Role::Source { address, port } => {
             let config = tls::client_config(&plan.ca_pem, Some(&identity));
             let connector = TlsConnector::from(Arc::new(config.map_err(TunnelError::Tls)?));
             let far = FarEnd { connector, address, port: *port, peer: plan.peer };
-            let stream = far.connect(Channel::Memory).await?;
-            channels.spawn(pump(stream, memory));
+            let mut met = vec![(far.connect(Channel::Memory).await?, memory)];
             if plan.disk {
-                let near = unix(second)
-                    .map_err(|source| TunnelError::Inherit { what: "disk's channel", source })?;
-                let stream = far.connect(Channel::Disk).await?;
-                channels.spawn(pump(stream, near));
+                let near = unix(second).map_err(inherit("disk's channel"))?;
+                met.push((far.connect(Channel::Disk).await?, near));
             }
+            Ok(met)
         }
         Role::Target => {
-            let listener = std::net::TcpListener::from(second);
-            let listener = listener
-                .set_nonblocking(true)
-                .and_then(|()| TcpListener::from_std(listener))
-                .map_err(|source| TunnelError::Inherit { what: "listening socket", source })?;
-            accept(directory, plan, &identity, &listener, memory, &mut channels).await?;
+            let listener = listening(second).map_err(inherit("listening socket"))?;
+            accept(directory, plan, &identity, &listener, memory).await
         }
     }
-    while channels.join_next().await.is_some() {}
-    Ok(())
 }
 
 struct FarEnd<'a> {
@@ -142,22 +185,27 @@ struct FarEnd<'a> {
 }
 
 impl FarEnd<'_> {
-    async fn connect(
-        &self,
-        channel: Channel,
-    ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, TunnelError> {
+    async fn connect(&self, channel: Channel) -> Result<Connection, TunnelError> {
         let connect = async {
             let stream = TcpStream::connect((self.address, self.port)).await?;
             prepare(&stream);
             // The certificate must be that host's, wherever it listens.
             let name = ServerName::try_from(self.peer.to_string()).map_err(io::Error::other)?;
-            let mut stream = self.connector.connect(name, stream).await?;
+            let stream = BufReader::with_capacity(BUFFER, stream);
+            Ok(TlsStream::from(self.connector.connect(name, stream).await?))
+        };
+        let mut stream = connect.await.map_err(TunnelError::Connect)?;
+        let ask = async {
             stream.write_all(&[channel.byte()]).await?;
             stream.flush().await?;
-            Ok(stream)
+            match stream.read_u8().await? {
+                TAKEN => Ok(()),
+                _ => Err(io::ErrorKind::InvalidData.into()),
+            }
         };
-        let connected = timeout(MEET_LIMIT, connect).await.map_err(|_| TunnelError::Late)?;
-        connected.map_err(TunnelError::Connect)
+        // That our certificate is not the one it wants is said here too.
+        ask.await.map_err(TunnelError::Refused)?;
+        Ok(stream)
     }
 }
 
@@ -168,58 +216,85 @@ async fn accept(
     identity: &Identity,
     listener: &TcpListener,
     memory: UnixStream,
-    channels: &mut JoinSet<()>,
-) -> Result<(), TunnelError> {
+) -> Result<Vec<Met>, TunnelError> {
     let config = tls::server_config(identity, ClientAuth::Certificate(&plan.ca_pem));
     let acceptor = TlsAcceptor::from(Arc::new(config.map_err(TunnelError::Tls)?));
     let mut memory = Some(memory);
     let mut disk = plan.disk.then_some(());
-    let deadline = Instant::now() + MEET_LIMIT;
+    let mut met = Vec::new();
+    let mut greetings = JoinSet::new();
     while memory.is_some() || disk.is_some() {
-        let accepted = timeout_at(deadline, listener.accept()).await;
-        let Ok((stream, from)) = accepted.map_err(|_| TunnelError::Late)? else { continue };
-        let greeted = timeout(HANDSHAKE_LIMIT, greet(&acceptor, stream, plan.peer)).await;
-        let (stream, channel) = match greeted {
-            Ok(Ok(greeted)) => greeted,
-            Ok(Err(error)) => {
-                refused(from, &error.to_string());
+        let greeted = tokio::select! {
+            accepted = listener.accept(), if greetings.len() < HANDSHAKES => {
+                match accepted {
+                    Ok((stream, from)) => {
+                        greetings.spawn(greet(acceptor.clone(), stream, from, plan.peer));
+                    }
+                    Err(error) => {
+                        log(&format!("cannot accept a connection: {error}"));
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                }
                 continue;
             }
-            Err(_) => continue,
+            Some(greeted) = greetings.join_next() => greeted,
         };
-        match channel {
-            Channel::Memory => match memory.take() {
-                Some(near) => drop(channels.spawn(pump(stream, near))),
-                None => refused(from, "the memory's channel is taken"),
-            },
+        let Ok(Some((mut stream, channel, from))) = greeted else { continue };
+        let near = match channel {
+            Channel::Memory => memory.take(),
             Channel::Disk => match disk.take() {
-                Some(()) => {
-                    let near = SocketPath::new(directory, DISK_SOCKET);
-                    let near = near.map_err(TunnelError::Connect)?;
-                    let near = UnixStream::connect(&near).await.map_err(TunnelError::Connect)?;
-                    drop(channels.spawn(pump(stream, near)));
-                }
-                None => refused(from, "the disk's channel is taken"),
+                Some(()) => Some(connect_disk(directory).await.map_err(TunnelError::Disk)?),
+                None => None,
             },
-        }
+        };
+        let Some(near) = near else {
+            refused(from, "it has the channel already, or there is none");
+            continue;
+        };
+        let answer = async {
+            stream.write_all(&[TAKEN]).await?;
+            stream.flush().await
+        };
+        answer.await.map_err(TunnelError::Connect)?;
+        met.push((stream, near));
     }
-    Ok(())
+    Ok(met)
 }
 
+async fn connect_disk(directory: &Path) -> io::Result<UnixStream> {
+    UnixStream::connect(&SocketPath::new(directory, DISK_SOCKET)?).await
+}
+
+/// From a connection to the channel that the right host asks for. `None`: it was refused.
 async fn greet(
-    acceptor: &TlsAcceptor,
+    acceptor: TlsAcceptor,
     stream: TcpStream,
+    from: SocketAddr,
     peer: HostId,
-) -> io::Result<(tokio_rustls::server::TlsStream<TcpStream>, Channel)> {
+) -> Option<(Connection, Channel, SocketAddr)> {
     prepare(&stream);
-    let mut stream = acceptor.accept(stream).await?;
-    let name = tls::peer_common_name(stream.get_ref().1.peer_certificates());
-    if name.as_deref() != Some(peer.to_string().as_str()) {
-        return Err(io::Error::other(format!("it is not {peer}")));
+    let greet = async {
+        let stream = acceptor.accept(BufReader::with_capacity(BUFFER, stream)).await?;
+        let name = tls::peer_common_name(stream.get_ref().1.peer_certificates());
+        if name.as_deref() != Some(peer.to_string().as_str()) {
+            return Err(io::Error::other(format!("it is not {peer}")));
+        }
+        let mut stream = TlsStream::from(stream);
+        let byte = stream.read_u8().await?;
+        let channel = Channel::of(byte).ok_or_else(|| io::Error::other("it names no channel"))?;
+        Ok((stream, channel))
+    };
+    match timeout(HANDSHAKE_LIMIT, greet).await {
+        Ok(Ok((stream, channel))) => Some((stream, channel, from)),
+        Ok(Err(error)) => {
+            refused(from, &error.to_string());
+            None
+        }
+        Err(_) => {
+            refused(from, "it took too long");
+            None
+        }
     }
-    let byte = stream.read_u8().await?;
-    let channel = Channel::of(byte).ok_or_else(|| io::Error::other("it names no channel"))?;
-    Ok((stream, channel))
 }
 
 fn prepare(stream: &TcpStream) {
@@ -228,7 +303,9 @@ fn prepare(stream: &TcpStream) {
         .and_then(|()| Ok(setsockopt(stream, sockopt::KeepAlive, &true)?))
         .and_then(|()| Ok(setsockopt(stream, sockopt::TcpKeepIdle, &10)?))
         .and_then(|()| Ok(setsockopt(stream, sockopt::TcpKeepInterval, &5)?))
-        .and_then(|()| Ok(setsockopt(stream, sockopt::TcpKeepCount, &3)?));
+        .and_then(|()| Ok(setsockopt(stream, sockopt::TcpKeepCount, &3)?))
+        // A host that vanishes while something is on its way to it.
+        .and_then(|()| Ok(setsockopt(stream, sockopt::TcpUserTimeout, &60_000)?));
     if let Err(error) = set {
         log(&format!("cannot set up the connection: {error}"));
     }
@@ -242,17 +319,6 @@ fn refused(from: SocketAddr, why: &str) {
 fn log(text: &str) {
     use std::io::Write as _;
     let _ = writeln!(io::stderr(), "vm-tunnel: {text}");
-}
-
-/// Carries bytes both ways until both have ended, or one breaks.
-async fn pump(far: impl AsyncRead + AsyncWrite, near: UnixStream) {
-    tokio::pin!(far);
-    let mut near = near;
-    let carried =
-        tokio::io::copy_bidirectional_with_sizes(&mut far, &mut near, BUFFER, BUFFER).await;
-    if let Err(error) = carried {
-        log(&format!("a channel broke: {}", ErrorChain(&error)));
-    }
 }
 
 #[cfg(test)]

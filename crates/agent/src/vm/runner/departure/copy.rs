@@ -80,7 +80,7 @@ impl Copy {
             (None, None)
         };
         let departure = &task.record.departure;
-        tunnel::open_to(
+        let opened = tunnel::open_to(
             &task.environment,
             &task.directory,
             tunnel::Far {
@@ -90,8 +90,12 @@ impl Copy {
             },
             far_memory,
             far_disk,
-        )
-        .map_err(|error| Stop::Why(said("cannot open the tunnel to the target", &error)))?;
+        );
+        let opened = tokio::select! {
+            opened = opened => opened,
+            () = task.cancel.cancelled() => return Err(Stop::Why("cancelled".to_owned())),
+        };
+        opened.map_err(|error| Stop::Why(said("cannot open the tunnel to the target", &error)))?;
         let may_post_copy = arrival.post_copy && prepared.post_copy;
         Ok(Self {
             qmp: qmp.clone(),
