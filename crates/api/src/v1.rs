@@ -7,7 +7,7 @@
 //!   POST|GET /v1/projects                                    GET|PATCH|DELETE /v1/projects/P
 //!   POST|GET /v1/projects/P/vms                              GET|PATCH|DELETE /v1/projects/P/vms/V
 //!   POST   /v1/projects/P/vms/V/{start,stop,reboot,exec}     GET .../V/{logs,console,explain}
-//!   POST   /v1/projects/P/vms/V/{deflate,inflate}
+//!   POST   /v1/projects/P/vms/V/{deflate,inflate}         POST .../V/migrate, .../V/migrate/cancel
 //!   POST   /v1/projects/P/explain
 //!   POST|GET /v1/projects/P/networks                         GET|DELETE /v1/projects/P/networks/N
 //!   POST|GET /v1/projects/P/images, /v1/images (public)      GET|DELETE .../images/N
@@ -17,6 +17,8 @@
 //!   POST|GET /v1/tokens    DELETE /v1/tokens/ID              POST /v1/join-tokens
 //!   GET    /v1/events?after=S&limit=N&project=P&wait_ms=W
 //! ```
+
+mod migration;
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
@@ -33,6 +35,11 @@ use crate::{
     cluster::{ActualLimits, DeflationOutcome, HostUsage, VmShare, VmUsage},
     deduplication::{ProjectDeduplication, VmDeduplication},
     guest::Facts,
+};
+
+pub use migration::{
+    LastMigration, MigrateRequest, MigrateResponse, MigrationCause, MigrationOutcome,
+    MigrationPrediction, MigrationView,
 };
 
 /// Asks for VMs.
@@ -162,6 +169,12 @@ pub struct VmView {
     /// What merging equal pages does for it, while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deduplication: Option<VmDeduplication>,
+    /// Where it is going, while it moves to another host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<MigrationView>,
+    /// How its last move went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_migration: Option<LastMigration>,
 }
 
 /// Takes a part of what a running VM has, until it is inflated again. What it is promised stays

@@ -18,6 +18,7 @@ pub mod event;
 pub mod explain;
 pub mod host;
 pub mod image;
+pub mod migration;
 pub mod network;
 pub mod project;
 pub mod reservation;
@@ -37,6 +38,7 @@ pub use image::{
     DiskFacts, image_create, image_delete, image_file_done, image_file_expected,
     image_file_for_host, image_files, image_list, image_show,
 };
+pub use migration::{vm_migrate, vm_migrate_cancel};
 pub use network::{network_create, network_delete, network_list, network_show};
 pub use project::{project_create, project_delete, project_list, project_set, project_show};
 pub use reservation::reservation_list;

@@ -32,6 +32,7 @@ pub mod clock;
 pub(crate) mod committer;
 pub mod desired;
 pub(crate) mod load;
+pub mod migration;
 pub(crate) mod observe;
 pub(crate) mod pace;
 pub mod record;

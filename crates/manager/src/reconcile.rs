@@ -15,6 +15,7 @@ pub(crate) mod ending;
 pub(crate) mod failover;
 pub(crate) mod fencing;
 pub(crate) mod hosts;
+pub(crate) mod migration;
 pub(crate) mod overcommit;
 pub(crate) mod pending;
 pub(crate) mod reservations;
@@ -35,6 +36,7 @@ pub fn spawn(core: &Core) -> Reconcilers {
     let slowly = every.saturating_mul(10);
     let mut tasks = JoinSet::new();
     tasks.spawn(repeat(core.clone(), "hosts", every, hosts::reconcile));
+    tasks.spawn(repeat(core.clone(), "migration", every, migration::reconcile));
     tasks.spawn(repeat(core.clone(), "failover", every, failover::reconcile));
     tasks.spawn(repeat(core.clone(), "pending", every, pending::reconcile));
     tasks.spawn(repeat(core.clone(), "reservations", every, reservations::reconcile));

@@ -106,6 +106,16 @@ pub enum EventKind {
     VmReclaimed,
     /// It has all of its memory again.
     VmRestored,
+    /// It is to move to another host.
+    VmMigrating,
+    /// It has moved.
+    VmMigrated,
+    /// What its move cost.
+    VmMigrationMeasured,
+    /// It stayed where it was.
+    VmMigrationFailed,
+    /// It stayed where it was, as somebody asked.
+    VmMigrationCancelled,
     VmEndingSoon,
     VmEnded,
     VmLost,

@@ -24,6 +24,8 @@ pub enum Refusal {
         /// That one.
         to: HostId,
     },
+    /// The VM is to leave it.
+    Excluded,
     /// It has not mounted the storage pool in which the VM's disk is.
     Pool {
         /// The pool that is needed.
@@ -120,6 +122,7 @@ impl fmt::Display for Refusal {
         match self {
             Self::Unschedulable { state } => state.fmt(f),
             Self::Pinned { to } => write!(f, "the VM must be on {to}"),
+            Self::Excluded => f.write_str("the VM is to leave it"),
             Self::Pool { need, has: Some(has) } => {
                 write!(f, "needs storage pool {need}, has {has}")
             }
@@ -357,16 +360,17 @@ impl Tally {
         let key = match &refusal {
             Refusal::Unschedulable { .. } => (0, None),
             Refusal::Pinned { .. } => (1, None),
-            Refusal::Pool { .. } => (2, None),
-            Refusal::Insufficient { element, .. } => (3, Some(element.clone())),
-            Refusal::Fragmented { model, .. } => (4, Some(Element::Accelerator(model.clone()))),
-            Refusal::HostLabel { .. } => (5, None),
-            Refusal::Affinity { .. } => (6, None),
-            Refusal::AffinityOfPlaced { .. } => (7, None),
-            Refusal::AntiAffinity { .. } => (8, None),
-            Refusal::AntiAffinityOfPlaced { .. } => (9, None),
-            Refusal::Exclusive { .. } => (10, None),
-            Refusal::ExclusiveOfPlaced { .. } => (11, None),
+            Refusal::Excluded => (2, None),
+            Refusal::Pool { .. } => (3, None),
+            Refusal::Insufficient { element, .. } => (4, Some(element.clone())),
+            Refusal::Fragmented { model, .. } => (5, Some(Element::Accelerator(model.clone()))),
+            Refusal::HostLabel { .. } => (6, None),
+            Refusal::Affinity { .. } => (7, None),
+            Refusal::AffinityOfPlaced { .. } => (8, None),
+            Refusal::AntiAffinity { .. } => (9, None),
+            Refusal::AntiAffinityOfPlaced { .. } => (10, None),
+            Refusal::Exclusive { .. } => (11, None),
+            Refusal::ExclusiveOfPlaced { .. } => (12, None),
         };
         let free = |refusal: &Refusal| match refusal {
             Refusal::Insufficient { free, .. } => *free,

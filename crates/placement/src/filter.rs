@@ -548,6 +548,7 @@ fn outer(
 ) -> ControlFlow<()> {
     schedulable(row, refuse)?;
     pinned(asked, row, refuse)?;
+    excluded(asked, row, refuse)?;
     pool(asked, row, refuse)
 }
 
@@ -583,6 +584,17 @@ fn pinned(
 ) -> ControlFlow<()> {
     match asked.request.pinned_host {
         Some(to) if to != row.id => refuse(&|| Refusal::Pinned { to }),
+        _ => ControlFlow::Continue(()),
+    }
+}
+
+fn excluded(
+    asked: &Asked<'_>,
+    row: &Row,
+    refuse: &mut impl FnMut(Words<'_>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    match asked.request.excluded_host {
+        Some(host) if host == row.id => refuse(&|| Refusal::Excluded),
         _ => ControlFlow::Continue(()),
     }
 }

@@ -110,6 +110,9 @@ pub struct Request {
     /// The only host that will do, such as the one that has its disk.
     #[serde(default)]
     pub pinned_host: Option<HostId>,
+    /// The only host that will not do, such as the one that a running VM is to leave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub excluded_host: Option<HostId>,
     /// The shared storage pool that its host must have mounted.
     #[serde(default)]
     pub pool: Option<Name>,
@@ -135,6 +138,7 @@ impl Request {
             accelerator: None,
             constraints: Vec::new(),
             pinned_host: None,
+            excluded_host: None,
             pool: None,
             interval: Interval::ALWAYS,
             keeps_disk: false,

@@ -19,8 +19,9 @@ use crate::{
         ClusterStatus, CreateImageRequest, CreateJoinTokenRequest, CreateJoinTokenResponse,
         CreateNetworkRequest, CreateProjectRequest, CreateTokenRequest, CreateTokenResponse,
         CreateVmsRequest, CreateVmsResponse, DeflateVmRequest, DrainResponse, EventQuery,
-        ExplainRequest, Explanation, HostView, ProjectView, Reservation, SetProjectRequest,
-        SetSettingsRequest, SetVmRequest, Settings, StopVmRequest, TokenView, VmView, WhoAmI,
+        ExplainRequest, Explanation, HostView, MigrateRequest, MigrateResponse, ProjectView,
+        Reservation, SetProjectRequest, SetSettingsRequest, SetVmRequest, Settings, StopVmRequest,
+        TokenView, VmView, WhoAmI,
     },
 };
 
@@ -286,6 +287,27 @@ impl Client {
     /// See [`Client::get`].
     pub async fn inflate_vm(&self, project: &Name, vm: &Name) -> Result<VmView, ClientError> {
         self.post_nothing(&format!("/v1/projects/{project}/vms/{vm}/inflate")).await
+    }
+
+    /// Moves a running VM to another host.
+    ///
+    /// # Errors
+    /// See [`Client::get`].
+    pub async fn migrate_vm(
+        &self,
+        project: &Name,
+        vm: &Name,
+        request: &MigrateRequest,
+    ) -> Result<MigrateResponse, ClientError> {
+        self.post(&format!("/v1/projects/{project}/vms/{vm}/migrate"), request).await
+    }
+
+    /// Gives up a VM's move, as long as that is possible.
+    ///
+    /// # Errors
+    /// See [`Client::get`].
+    pub async fn cancel_migration(&self, project: &Name, vm: &Name) -> Result<VmView, ClientError> {
+        self.post_nothing(&format!("/v1/projects/{project}/vms/{vm}/migrate/cancel")).await
     }
 
     /// Has a VM rebooted.

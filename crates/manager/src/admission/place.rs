@@ -235,6 +235,8 @@ fn register(
         end_announced: false,
         booking: None,
         cleanups: BTreeMap::new(),
+        migration: None,
+        last_migration: None,
     };
     txn.vm_event(Severity::Info, EventKind::VmCreated, &record, "created");
     txn.put_vm(record);

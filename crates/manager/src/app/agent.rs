@@ -256,7 +256,13 @@ impl Taken {
             HostPhase::Up => false,
             HostPhase::Unreachable | HostPhase::Dead => true,
             HostPhase::Fenced => {
-                !state.vms_of_host(self.host).any(|vm| vm.cleanups.contains_key(&self.host))
+                // What has moved here while it was given up is not to run here either.
+                !state.vms_of_host(self.host).any(|vm| {
+                    vm.cleanups.contains_key(&self.host)
+                        || vm.migration.as_ref().is_some_and(|migration| {
+                            migration.to == self.host && migration.is_withdrawn()
+                        })
+                })
             }
         }
     }
@@ -268,7 +274,12 @@ impl Taken {
         host: &HostRecord,
         revision: u64,
     ) -> Vec<Observation> {
+        let name_of = |id| {
+            let host: Option<&Arc<HostRecord>> = state.host(id);
+            host.map_or_else(|| id.to_string(), |host| host.host.name.to_string())
+        };
         let context = Context {
+            name_of: &name_of,
             host,
             working_on: self.report.desired_generation,
             revision,

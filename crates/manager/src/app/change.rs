@@ -28,6 +28,21 @@ pub(crate) fn wrong_state(action: &'static str, record: &VmRecord, hint: &'stati
     }
 }
 
+/// While a VM moves nothing else of it changes: its source and its target would not know of the same
+/// VM.
+fn not_moving(action: &'static str, record: &VmRecord) -> Result<(), AppError> {
+    if record.migration.is_some() {
+        return Err(AppError::WrongState {
+            action,
+            what: Noun::Vm,
+            name: record.vm.name.to_string(),
+            state: "moving to another host".to_owned(),
+            hint: "wait until it is there, or end the move with `plimsoll vm migrate NAME --cancel`",
+        });
+    }
+    Ok(())
+}
+
 fn not_deleting(action: &'static str, record: &VmRecord) -> Result<(), AppError> {
     if record.vm.phase == VmPhase::Deleting {
         return Err(wrong_state(action, record, "it is going; create a new one when it is gone"));
@@ -73,6 +88,7 @@ pub(crate) fn start(txn: &mut Txn<'_>, record: &VmRecord) -> Result<(), AppError
 /// Stops a VM.
 pub(crate) fn stop(txn: &mut Txn<'_>, record: &VmRecord, grace_ms: u64) -> Result<(), AppError> {
     not_deleting("stop", record)?;
+    not_moving("stop", record)?;
     if record.vm.power == Power::Stopped
         && (record.vm.phase == VmPhase::Stopped || grace_ms >= record.shutdown_grace_ms)
     {
@@ -99,6 +115,7 @@ pub(crate) fn reboot(txn: &mut Txn<'_>, record: &VmRecord) -> Result<(), AppErro
     if record.vm.phase != VmPhase::Running {
         return Err(wrong_state("reboot", record, "start it with `plimsoll vm start`"));
     }
+    not_moving("reboot", record)?;
     let mut new = record.clone();
     new.vm.reboots += 1;
     new.vm.generation += 1;
@@ -123,6 +140,7 @@ pub(crate) fn deflate(
     if record.vm.phase != VmPhase::Running {
         return Err(wrong_state("deflate", record, "start it with `plimsoll vm start`"));
     }
+    not_moving("deflate", record)?;
     let mut new = record.clone();
     new.vm.generation = generation;
     new.vm.deflation = Some(deflation);
@@ -138,6 +156,7 @@ pub(crate) fn inflate(txn: &mut Txn<'_>, record: &VmRecord) -> Result<(), AppErr
     if record.vm.deflation.is_none() {
         return Ok(());
     }
+    not_moving("inflate", record)?;
     let mut new = record.clone();
     new.vm.generation += 1;
     new.vm.deflation = None;
@@ -160,6 +179,7 @@ pub(crate) fn delete(txn: &mut Txn<'_>, record: &VmRecord) {
     if let Some(host) = new.host() {
         let cleanup = Cleanup { incarnation: new.vm.incarnation, delete_disk: true };
         new.cleanups.insert(host, cleanup);
+        new.delete_arrival();
     } else if let Some(DiskLocation::Pool { pool }) = &new.vm.disk {
         // No host has it at present: any that sees the pool can remove its disk.
         let cleanup = Cleanup { incarnation: new.vm.incarnation, delete_disk: true };
@@ -192,6 +212,7 @@ pub(crate) fn set(
     most: Bytes,
 ) -> Result<(), AppError> {
     not_deleting("change", record)?;
+    not_moving("change", record)?;
     if let Some(expected) = request.if_generation
         && expected != record.vm.generation
     {

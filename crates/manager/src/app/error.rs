@@ -9,6 +9,8 @@ use plimsoll_placement::{BookRefusal, GroupRefusal, Refusals, SplitRefusal};
 use plimsoll_store::{CommitError, StoreError};
 use thiserror::Error;
 
+use crate::admission::migrate::MigrationRefusal;
+
 /// A kind of thing that has a name or an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Noun {
@@ -166,6 +168,28 @@ pub enum AppError {
         #[source]
         refusals: Refusals,
     },
+    /// A host cannot take a VM that runs elsewhere.
+    #[error("VM `{vm}` cannot move to host `{host}`")]
+    NoMigrationTo {
+        /// The VM.
+        vm: Name,
+        /// The host.
+        host: Name,
+        /// Why not.
+        #[source]
+        refusal: MigrationRefusal,
+    },
+    /// No other host can take a VM that runs.
+    #[error("no other host can take VM `{vm}`")]
+    NoMigration {
+        /// The VM.
+        vm: Name,
+        /// Why those cannot that would have room.
+        unfit: Vec<(Name, MigrationRefusal)>,
+        /// How many hosts placement refused for what.
+        #[source]
+        refusals: Refusals,
+    },
     /// There is no interval for a VM that would have to be booked.
     #[error("VM `{vm}` cannot be booked")]
     NoInterval {
@@ -262,7 +286,9 @@ impl AppError {
             Self::Invalid(_) => ErrorCode::InvalidValue,
             Self::Quota { .. } | Self::QuotaOfVms { .. } => ErrorCode::QuotaExceeded,
             Self::NoCredits { .. } => ErrorCode::NoCredits,
+            Self::NoMigrationTo { .. } => ErrorCode::WrongState,
             Self::NoCapacity { .. }
+            | Self::NoMigration { .. }
             | Self::NoInterval { .. }
             | Self::NoCapacityForGroup { .. }
             | Self::NoSplit { .. }
@@ -307,6 +333,11 @@ impl AppError {
                 "`plimsoll explain` shows what each host lacks; ask for less, relax constraints or add hosts"
                     .into()
             }
+            Self::NoMigrationTo { refusal, .. } => refusal.hint().into(),
+            Self::NoMigration { unfit, .. } => unfit.first().map_or_else(
+                || "`plimsoll vm explain` shows what each host lacks; relax constraints or add hosts".into(),
+                |(_, refusal)| refusal.hint().into(),
+            ),
             Self::NoInterval { refusal: BookRefusal::Never { .. }, .. } => {
                 "`plimsoll explain` shows what each host lacks; ask for less, relax constraints or add hosts"
                     .into()
@@ -349,7 +380,13 @@ impl AppError {
     }
 
     fn details(&self) -> BTreeMap<String, String> {
+        let mut details = BTreeMap::new();
         let refusals = match self {
+            Self::NoMigration { refusals, unfit, .. } => {
+                let unfit = unfit.iter().map(|(host, why)| (host.to_string(), why.to_string()));
+                details.extend(unfit);
+                refusals
+            }
             Self::NoCapacity { refusals, .. }
             | Self::NoInterval { refusal: BookRefusal::Never { refusals }, .. } => refusals,
             Self::NoInterval { refusal: BookRefusal::TooLate { refusals, .. }, .. } => refusals,
@@ -359,16 +396,13 @@ impl AppError {
             }
             _ => return BTreeMap::new(),
         };
-        refusals
-            .counts
-            .iter()
-            .map(|count| {
-                let others = match count.hosts {
-                    0 | 1 => String::new(),
-                    hosts => format!(" (and {} hosts like it)", hosts - 1),
-                };
-                (count.example.name.to_string(), format!("{}{others}", count.example.refusal))
-            })
-            .collect()
+        details.extend(refusals.counts.iter().map(|count| {
+            let others = match count.hosts {
+                0 | 1 => String::new(),
+                hosts => format!(" (and {} hosts like it)", hosts - 1),
+            };
+            (count.example.name.to_string(), format!("{}{others}", count.example.refusal))
+        }));
+        details
     }
 }

@@ -114,6 +114,7 @@ fn refusal(refusal: &placement::Refusal) -> Refusal {
     let code = match refusal {
         R::Unschedulable { .. } => "unschedulable",
         R::Pinned { .. } => "pinned",
+        R::Excluded => "excluded",
         R::Pool { .. } => "pool",
         R::Insufficient { .. } => "insufficient",
         R::Fragmented { .. } => "fragmented",

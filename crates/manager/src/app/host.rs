@@ -330,10 +330,22 @@ fn remove(txn: &mut Txn<'_>, record: &HostRecord) -> Result<(), AppError> {
         let by = if others == 0 { first } else { format!("{first} and {others} more VMs") };
         return Err(in_use(by, "delete its VMs, or let them be started elsewhere"));
     }
+    let mut coming = vms
+        .iter()
+        .filter(|vm| vm.destination() == Some(id) && vm.vm.phase != VmPhase::Deleting)
+        .map(|vm| label(&txn.state, vm));
+    if let Some(first) = coming.next() {
+        let others = coming.count();
+        let by = if others == 0 { first } else { format!("{first} and {others} more VMs") };
+        let hint = "they move there: wait until it is known where they run, or end the moves with \
+                    `plimsoll vm migrate NAME --cancel`";
+        return Err(in_use(by, hint));
+    }
     // What was taken from it is known not to run; what is being deleted may not be.
     let unsure = |vm: &&Arc<VmRecord>| {
         let fencing = record.host.fencing.filter(|_| record.host.phase == HostPhase::Fenced);
-        fencing.is_none_or(|fencing| vm.host() == Some(id) && !failover::covered(vm, fencing))
+        let held = vm.host() == Some(id) || vm.destination() == Some(id);
+        fencing.is_none_or(|fencing| held && !failover::covered_on(vm, id, fencing))
     };
     let unsure = vms.iter().filter(unsure).count();
     if unsure > 0 {
@@ -345,6 +357,9 @@ fn remove(txn: &mut Txn<'_>, record: &HostRecord) -> Result<(), AppError> {
     for vm in vms {
         let mut new = (*vm).clone();
         new.cleanups.remove(&id);
+        if new.destination() == Some(id) {
+            new.migration = None;
+        }
         if new.vm.phase == VmPhase::Deleting {
             new.vm.placement = None;
             if new.cleanups.is_empty() {
@@ -410,7 +425,7 @@ pub(crate) fn view(core: &Core, state: &State, record: &HostRecord) -> HostView 
 pub(crate) fn committed(state: &State, host: HostId) -> (Resources, u32) {
     state
         .vms_of_host(host)
-        .filter_map(|vm| vm.entry())
+        .flat_map(|vm| vm.entries())
         .filter(|(on, _)| *on == host)
         .fold((Resources::default(), 0), |(sum, count), (_, request)| {
             (sum.plus(&request.demand), count + 1)

@@ -15,7 +15,7 @@ use plimsoll_model::{
 
 use crate::{
     admission::{place, place::Wanted, validate},
-    app::{AppError, Caller, Noun, change},
+    app::{AppError, Caller, Noun, change, migration},
     core::{
         Core, State,
         record::{Booking, VmRecord},
@@ -410,6 +410,8 @@ pub(crate) fn view(core: &Core, state: &State, record: &VmRecord) -> VmView {
         .or_else(|| vm.message.clone())
         .or_else(|| seen.as_ref().filter(|_| behind).and_then(|seen| seen.message.clone()));
     VmView {
+        migration: migration::view(core, state, record),
+        last_migration: migration::view_last(state, record),
         booking: record.booking.as_ref().and_then(|booking| booking_view(state, booking)),
         id: vm.id,
         name: vm.name.clone(),

@@ -5,12 +5,16 @@
 
 use std::collections::BTreeSet;
 
-use plimsoll_api::cluster::{
-    DesiredHost, DesiredImage, DesiredNetwork, DesiredPresent, DesiredVm, DiskOrigin, Wanted,
+use plimsoll_api::{
+    cluster::{
+        DesiredHost, DesiredImage, DesiredNetwork, DesiredPresent, DesiredVm, DiskOrigin, Wanted,
+    },
+    migration::{Arrival, Departure, DesiredMigration},
 };
 use plimsoll_model::{DiskLocation, HostId, NetworkId, OnHostFailure, StoragePool, VmPhase};
 
 use crate::core::{
+    migration::Migration,
     record::{HostRecord, VmRecord},
     state::State,
 };
@@ -26,26 +30,56 @@ pub fn desired_host(state: &State, host: HostId) -> Option<DesiredHost> {
         DesiredHost { generation: state.desired_generation(host), ..DesiredHost::default() };
     let mut networks = BTreeSet::new();
     for record in state.vms_of_host(host) {
-        let vm = &record.vm;
-        let present = record.host() == Some(host) && vm.phase != VmPhase::Deleting;
-        let (incarnation, wanted) = match record.cleanups.get(&host) {
-            Some(cleanup) if !present => {
-                (cleanup.incarnation, Wanted::Absent { delete_disk: cleanup.delete_disk })
-            }
-            _ if present => match desired_present(state, record) {
-                Some(present) => {
-                    networks.extend(vm.interfaces.iter().map(|interface| interface.network));
-                    (vm.incarnation, Wanted::Present(Box::new(present)))
-                }
-                None => continue,
-            },
-            _ => continue,
-        };
-        desired.vms.push(DesiredVm { vm: vm.id, incarnation, wanted });
+        let Some((incarnation, wanted)) = wanted(state, host, record) else { continue };
+        if matches!(wanted, Wanted::Present(_)) {
+            networks.extend(record.vm.interfaces.iter().map(|interface| interface.network));
+        }
+        desired.vms.push(DesiredVm { vm: record.vm.id, incarnation, wanted });
     }
     desired.networks =
         networks.into_iter().filter_map(|id| desired_network(state, host, id)).collect();
     Some(desired)
+}
+
+/// What is wanted of a VM on a host that may hold something of it.
+fn wanted(state: &State, host: HostId, record: &VmRecord) -> Option<(u64, Wanted)> {
+    let vm = &record.vm;
+    let migration = record.migration.as_ref();
+    if vm.phase != VmPhase::Deleting {
+        if record.host() == Some(host) {
+            let mut present = desired_present(state, record)?;
+            present.migration = migration.and_then(|migration| departure(state, migration));
+            return Some((vm.incarnation, Wanted::Present(Box::new(present))));
+        }
+        if let Some(migration) = migration.filter(|migration| migration.to == host) {
+            if migration.is_withdrawn() {
+                // Whether its disk goes is decided when the move is over: it may have arrived.
+                return Some((migration.incarnation, Wanted::Absent { delete_disk: false }));
+            }
+            let mut present = desired_present(state, record)?;
+            present.disk =
+                if migration.copy_disk { DiskOrigin::Image } else { DiskOrigin::Existing };
+            present.fenced_by_lease = migration.fenced_by_lease;
+            let from = record.host()?;
+            present.migration = Some(DesiredMigration::Arrival(Arrival { id: migration.id, from }));
+            return Some((migration.incarnation, Wanted::Present(Box::new(present))));
+        }
+    }
+    let cleanup = record.cleanups.get(&host)?;
+    Some((cleanup.incarnation, Wanted::Absent { delete_disk: cleanup.delete_disk }))
+}
+
+fn departure(state: &State, migration: &Migration) -> Option<DesiredMigration> {
+    let target = state.host(migration.to)?;
+    Some(DesiredMigration::Departure(Departure {
+        id: migration.id,
+        to: migration.to,
+        address: target.host.spec.agent_address.clone(),
+        copy_disk: migration.copy_disk,
+        limits: migration.limits,
+        cancel: migration.cancel,
+        target_lost: migration.target_lost,
+    }))
 }
 
 fn desired_present(state: &State, record: &VmRecord) -> Option<DesiredPresent> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use plimsoll_model::{EventKind, Network, Severity, Subject};
-use plimsoll_placement::Cluster;
+use plimsoll_placement::{Cluster, OccupyError};
 use plimsoll_store::{Contents, Kind, Record, StoreError};
 use serde::de::DeserializeOwned;
 
@@ -75,14 +75,17 @@ pub(crate) fn cluster(state: &State) -> Result<Cluster, OpenError> {
         cluster.upsert_host(host_state(host));
     }
     for record in state.vms.values() {
+        let inconsistent = |error: OccupyError| OpenError::Inconsistent { what: error.to_string() };
         if let Some((host, request)) = record.entry() {
             let occupied = if record.devices.is_empty() {
                 cluster.occupy(host, &request)
             } else {
                 cluster.occupy_devices(host, &request, &record.devices)
             };
-            let _ =
-                occupied.map_err(|error| OpenError::Inconsistent { what: error.to_string() })?;
+            let _ = occupied.map_err(inconsistent)?;
+        }
+        if let Some((host, request)) = record.arrival_entry() {
+            let _ = cluster.occupy(host, &request).map_err(inconsistent)?;
         }
     }
     Ok(cluster)

@@ -6,13 +6,17 @@
 
 use std::time::Duration;
 
-use plimsoll_api::cluster::{ObservedPhase, ObservedVm};
+use plimsoll_api::{
+    cluster::{ObservedPhase, ObservedVm},
+    migration::MigrationFigures,
+};
 use plimsoll_model::{
-    DiskLocation, EventKind, HostId, Power, RestartPolicy, Severity, StoragePool, Timestamp,
+    Bytes, DiskLocation, EventKind, HostId, Power, RestartPolicy, Severity, StoragePool, Timestamp,
     VmEvent, VmPhase,
 };
 
 use crate::core::{
+    migration::{self, Word},
     record::{Claim, Cleanup, HostRecord, VmRecord},
     telemetry::{Seen, runs_not},
 };
@@ -33,6 +37,8 @@ pub(crate) struct Context<'a> {
     pub(crate) revision: u64,
     pub(crate) now: Timestamp,
     pub(crate) monotonic: Duration,
+    /// How people call a host.
+    pub(crate) name_of: &'a dyn Fn(HostId) -> String,
 }
 
 /// What became of a VM.
@@ -56,12 +62,28 @@ pub(crate) fn observe(
     let mut after = Observation { record: record.clone(), gone: false, events: Vec::new() };
     let host = context.host.host.id;
     let observed = &seen.observed;
+    if after.record.note_figures(host, observed)
+        && let Some(figures) = observed.migration.as_ref().and_then(|seen| seen.figures)
+    {
+        let message = measured(&figures);
+        after.events.push((Severity::Info, EventKind::VmMigrationMeasured, message));
+    }
+    if record.vm.phase != VmPhase::Deleting
+        && let Some(word) = migration::word(record, host, observed)
+    {
+        heed(word, context, &mut after);
+        return Some(after);
+    }
     let current = record.host() == Some(host) && record.vm.phase != VmPhase::Deleting;
     if let Some(cleanup) = record.cleanups.get(&host)
         && !current
     {
         if observed.phase == ObservedPhase::Absent && observed.incarnation >= cleanup.incarnation {
             after.record.cleanups.remove(&host);
+            if after.record.destination() == Some(host) {
+                // The room that was held for it there.
+                after.record.migration = None;
+            }
             after.gone = record.vm.phase == VmPhase::Deleting && after.record.cleanups.is_empty();
         }
     } else if current && observed.incarnation == record.vm.incarnation {
@@ -81,13 +103,58 @@ pub(crate) fn observe(
 /// Most of what is ever reported: it runs where and as it should, and that is on record.
 fn runs_as_known(record: &VmRecord, observed: &ObservedVm, host: HostId) -> bool {
     let vm = &record.vm;
-    vm.phase == VmPhase::Running
+    record.migration.is_none()
+        && vm.phase == VmPhase::Running
         && vm.power == Power::Running
         && record.host() == Some(host)
         && observed.incarnation == vm.incarnation
         && observed.phase == ObservedPhase::Running
         && observed.generation.min(vm.generation) <= vm.observed_generation
         && (vm.disk.is_some() || !observed.disk_exists)
+}
+
+/// What follows from what a host says about the VM's move.
+fn heed(word: Word, context: &Context<'_>, after: &mut Observation) {
+    let (revision, now) = (context.revision, context.now);
+    let record = &mut after.record;
+    let name = |host: Option<HostId>| host.map(context.name_of).unwrap_or_default();
+    let (from, to) = (name(record.host()), name(record.destination()));
+    let line = match word {
+        Word::Predicted(predicted) => {
+            if let Some(migration) = &mut record.migration {
+                migration.predicted = Some(predicted);
+            }
+            None
+        }
+        Word::Moved { generation } => {
+            let line = record.arrive(revision, now);
+            let generation = generation.unwrap_or(0).min(record.vm.generation);
+            record.vm.observed_generation = generation;
+            line.map(|line| (line, format!("from {from} to {to}")))
+        }
+        Word::Stays { why } => {
+            record.stay(why, false, revision, now).map(|line| (line, format!("on {from}")))
+        }
+        Word::Dropped => {
+            let why = Some(format!("host {from} was lost on the way"));
+            record.stay(why, true, revision, now).map(|line| (line, format!("not to {to}")))
+        }
+    };
+    if let Some(((severity, kind, said), place)) = line {
+        after.events.push((severity, kind, format!("{place}: {said}")));
+    }
+}
+
+/// What a move cost, in words.
+fn measured(figures: &MigrationFigures) -> String {
+    let MigrationFigures { total_ms, downtime_ms, memory_sent, disk_sent, passes, post_copied } =
+        figures;
+    let disk = if *disk_sent > Bytes::ZERO { format!(", disk {disk_sent}") } else { String::new() };
+    let after = if *post_copied { ", part of it after the switch" } else { "" };
+    format!(
+        "stood still for {downtime_ms} ms, {total_ms} ms in all; sent memory {memory_sent} in \
+         {passes} passes{after}{disk}"
+    )
 }
 
 fn observe_current(seen: &Seen, context: &Context<'_>, after: &mut Observation) {
@@ -102,6 +169,11 @@ fn observe_current(seen: &Seen, context: &Context<'_>, after: &mut Observation) 
         });
     }
     if context.working_on < record.wanted_since {
+        return;
+    }
+    // While it moves, its host may have stopped it for that, or it may have ended and run elsewhere:
+    // the move is over first. What is true then is reported again.
+    if record.migration.is_some() && observed.phase != ObservedPhase::Running {
         return;
     }
     match record.vm.power {

@@ -13,6 +13,8 @@ use plimsoll_model::{
 use plimsoll_placement::{Devices, Interval, Request};
 use serde::{Deserialize, Serialize};
 
+use crate::core::migration::{Migration, PastMigration};
+
 /// How much of its host a placed VM holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -115,6 +117,12 @@ pub struct VmRecord {
     /// Hosts that must confirm that they hold nothing of it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub cleanups: BTreeMap<HostId, Cleanup>,
+    /// Its move to another host, while that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<Migration>,
+    /// Its last move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_migration: Option<PastMigration>,
 }
 
 impl VmRecord {

@@ -16,6 +16,7 @@ use plimsoll_model::{
     TokenId, VmId, VmPhase,
 };
 
+use crate::core::migration::Migration;
 use crate::core::record::{
     HostRecord, ImageRecord, JoinTokenRecord, ProjectRecord, SettingsRecord, TokenRecord, VmRecord,
 };
@@ -61,6 +62,8 @@ pub struct State {
     pub(crate) network_hosts: OrdMap<(NetworkId, HostId), u32>,
     pub(crate) usage: OrdMap<ProjectId, Usage>,
     pub(crate) pending: OrdSet<VmId>,
+    /// Those that move to another host.
+    pub(crate) migrating: OrdSet<VmId>,
     /// By start.
     pub(crate) bookings: OrdSet<(Timestamp, VmId)>,
     /// The revision at which a host last had more room, or was another: only then can a booking be
@@ -189,7 +192,8 @@ impl State {
     /// All ends are warned of at another time: their hosts are to know.
     pub(crate) fn touch_ends(&mut self, revision: u64) {
         let vms = self.ends.iter().filter_map(|(_, id)| self.vms.get(id));
-        let hosts: OrdSet<HostId> = vms.filter_map(|record| record.host()).collect();
+        let hosts: OrdSet<HostId> =
+            vms.flat_map(|record| record.host().into_iter().chain(record.destination())).collect();
         for host in hosts {
             self.touch(host, revision);
         }
@@ -204,7 +208,10 @@ impl State {
         let hosts = |record: Option<&Arc<VmRecord>>| -> Vec<HostId> {
             record
                 .into_iter()
-                .flat_map(|r| r.host().into_iter().chain(r.cleanups.keys().copied()))
+                .flat_map(|r| {
+                    let held = r.host().into_iter().chain(r.destination());
+                    held.chain(r.cleanups.keys().copied())
+                })
                 .collect()
         };
         if let Some(record) = &old {
@@ -270,6 +277,13 @@ impl State {
                 self.pending.remove(&vm.id);
             }
         }
+        if record.migration.is_some() {
+            if add {
+                self.migrating.insert(vm.id);
+            } else {
+                self.migrating.remove(&vm.id);
+            }
+        }
         if let Some(booking) = &record.booking {
             if add {
                 self.bookings.insert((booking.from, vm.id));
@@ -295,9 +309,13 @@ impl State {
     /// it is changes nothing for the other hosts.
     fn index_networks(&mut self, old: Option<&VmRecord>, new: Option<&VmRecord>, revision: u64) {
         let places = |record: Option<&VmRecord>| -> Vec<(NetworkId, HostId)> {
-            let host = record.and_then(VmRecord::host);
             let interfaces = record.into_iter().flat_map(|record| &record.vm.interfaces);
-            interfaces.filter_map(|i| host.map(|host| (i.network, host))).collect()
+            // The host to which it moves belongs to its networks from the beginning, so that all is
+            // in place when the VM arrives.
+            let hosts = |record: &VmRecord| record.host().into_iter().chain(record.destination());
+            interfaces
+                .flat_map(|i| record.into_iter().flat_map(hosts).map(|host| (i.network, host)))
+                .collect()
         };
         let (old, new) = (places(old), places(new));
         if old != new {
@@ -460,6 +478,7 @@ impl State {
 fn changes_desired(old: Option<&VmRecord>, new: Option<&VmRecord>) -> bool {
     let (Some(old), Some(new)) = (old, new) else { return true };
     let deleting = |record: &VmRecord| record.vm.phase == VmPhase::Deleting;
+    let wish = |record: &VmRecord| record.migration.as_ref().map(Migration::wish);
     old.host() != new.host()
         || old.vm.incarnation != new.vm.incarnation
         || old.vm.generation != new.vm.generation
@@ -471,4 +490,5 @@ fn changes_desired(old: Option<&VmRecord>, new: Option<&VmRecord>) -> bool {
         || old.fenced_by_lease != new.fenced_by_lease
         || old.shutdown_grace_ms != new.shutdown_grace_ms
         || deleting(old) != deleting(new)
+        || wish(old) != wish(new)
 }

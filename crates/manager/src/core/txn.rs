@@ -7,7 +7,7 @@ use plimsoll_model::{
     Event, EventKind, EventSequence, HostId, HostPhase, ImageId, Network, NetworkId, ProjectId,
     Severity, StoragePool, Subject, Timestamp, TokenId, VmId,
 };
-use plimsoll_placement::{Cluster, HostState, Placed, Unschedulable};
+use plimsoll_placement::{Cluster, HostState, Placed, Request, Unschedulable};
 use plimsoll_store::{Batch, Kind, StoreError, StoredEvent};
 use rand::{RngCore, rngs::StdRng};
 use serde::Serialize;
@@ -266,8 +266,8 @@ impl<'a> Txn<'a> {
 
     /// A VM has left a host, or holds something else: nobody knows yet what those that stay will use.
     /// Until that is reckoned the host is promised no more than their minimums leave.
-    fn lower_loan(&mut self, old: &VmRecord, host: HostId) {
-        let Some(record) = self.state.hosts.get(&host) else { return };
+    fn lower_loan(&mut self, old: Option<&VmRecord>, host: HostId) {
+        let (Some(old), Some(record)) = (old, self.state.hosts.get(&host)) else { return };
         let loan = record.loan.saturating_sub(old.yielding());
         if loan != record.loan {
             let record = HostRecord { loan, ..(**record).clone() };
@@ -278,33 +278,64 @@ impl<'a> Txn<'a> {
     fn books(&mut self, old: Option<&VmRecord>, new: Option<&mut VmRecord>) {
         let before = old.and_then(VmRecord::entry);
         let after = new.as_ref().and_then(|record| record.entry());
-        if before == after {
-            return;
+        let arrival = old.and_then(VmRecord::arrival_entry);
+        let arrives = new.as_ref().and_then(|record| record.arrival_entry());
+        let (moved, arrival_changed) = (before != after, arrival != arrives);
+        // All that is given up first: a VM that has arrived takes the room that was held for it. No
+        // loan was reckoned with what it would not use there.
+        if let Some((_, request)) = arrival.filter(|_| arrival_changed) {
+            self.release(request.vm);
         }
-        if let Some(placed) = old.and_then(|old| self.cluster.release(old.vm.id)) {
+        if moved {
+            if let Some(old) = old {
+                self.release(old.vm.id);
+            }
+            if let Some((host, _)) = before {
+                self.lower_loan(old, host);
+            }
+        }
+        if let Some((host, request)) = arrives.filter(|_| arrival_changed) {
+            let _ = self.occupy(host, &request, &plimsoll_placement::Devices::default());
+        }
+        let Some(record) = new.filter(|_| moved) else { return };
+        record.devices = match after {
+            Some((host, request)) => {
+                let devices = std::mem::take(&mut record.devices);
+                self.occupy(host, &request, &devices).unwrap_or(devices)
+            }
+            None => plimsoll_placement::Devices::default(),
+        };
+    }
+
+    fn release(&mut self, vm: VmId) {
+        if let Some(placed) = self.cluster.release(vm) {
             self.undo.push(Undo::Released(Box::new(placed)));
             self.state.room_changed = self.revision;
         }
-        if let (Some(old), Some((host, _))) = (old, before) {
-            self.lower_loan(old, host);
-        }
-        let Some(record) = new else { return };
-        let Some((host, request)) = after else {
-            record.devices = plimsoll_placement::Devices::default();
-            return;
-        };
-        let occupied = if record.devices.is_empty() {
-            self.cluster.occupy(host, &request)
+    }
+
+    /// States an entry of the books; the devices that it got.
+    fn occupy(
+        &mut self,
+        host: HostId,
+        request: &Request,
+        devices: &plimsoll_placement::Devices,
+    ) -> Option<plimsoll_placement::Devices> {
+        let occupied = if devices.is_empty() {
+            self.cluster.occupy(host, request)
         } else {
-            self.cluster.occupy_devices(host, &request, &record.devices)
+            self.cluster.occupy_devices(host, request, devices)
         };
         match occupied {
             Ok(occupied) => {
-                record.devices = occupied.devices;
-                self.undo.push(Undo::Occupied(record.vm.id));
+                self.undo.push(Undo::Occupied(request.vm));
+                Some(occupied.devices)
             }
             // A record can only name a host that exists: removal of a host is refused before.
-            Err(error) => tracing::error!(vm = %record.vm.id, %error, "placement's books differ"),
+            Err(error) => {
+                tracing::error!(vm = %request.vm, %error, "placement's books differ");
+                None
+            }
         }
     }
 

@@ -42,6 +42,8 @@ pub(super) fn described() -> OpenApiRouter<Services> {
         .routes(routes!(vms::vm_reboot))
         .routes(routes!(vms::vm_deflate))
         .routes(routes!(vms::vm_inflate))
+        .routes(routes!(vms::vm_migrate))
+        .routes(routes!(vms::vm_migrate_cancel))
         .routes(routes!(vms::vm_explain))
         .routes(routes!(vms::request_explain))
         .routes(routes!(access::vm_exec))

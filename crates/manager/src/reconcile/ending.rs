@@ -44,7 +44,10 @@ fn due(state: &State, now: plimsoll_model::Timestamp) -> Vec<VmId> {
     let is_due = |record: &VmRecord| {
         record.vm.power == Power::Running
             && record.vm.phase != VmPhase::Deleting
-            && record.vm.spec.end_at.is_some_and(|end| end <= now || !record.end_announced)
+            // One that moves is stopped when it is there: the guest has its end with it.
+            && record.vm.spec.end_at.is_some_and(|end| {
+                if end <= now { record.migration.is_none() } else { !record.end_announced }
+            })
     };
     state
         .ends

@@ -43,13 +43,22 @@ fn vms(state: &State, host: HostId) -> impl Iterator<Item = &VmRecord> {
         .filter(move |vm| vm.host() == Some(host) && vm.vm.phase != VmPhase::Deleting)
 }
 
-/// Whether it is known that a VM of a fenced host does not run.
+/// Whether it is known that a VM of a fenced host does not run there.
 pub(crate) const fn covered(record: &VmRecord, fencing: Fencing) -> bool {
     match fencing {
         Fencing::Operator | Fencing::Command | Fencing::Reboot => true,
         Fencing::Lease => {
             record.fenced_by_lease && record.vm.observed_generation >= record.lease_generation
         }
+    }
+}
+
+/// [`covered`] for the VM's host, or the one to which it moves.
+pub(crate) fn covered_on(record: &VmRecord, host: HostId, fencing: Fencing) -> bool {
+    match record.migration.as_ref().filter(|migration| migration.to == host) {
+        // Its guard there has it from the start.
+        Some(migration) => fencing != Fencing::Lease || migration.fenced_by_lease,
+        None => covered(record, fencing),
     }
 }
 
@@ -64,6 +73,10 @@ pub(crate) const fn movable(record: &VmRecord) -> bool {
 
 /// The VM after the step that is due; `None` if it stays as it is.
 fn next(state: &State, host: HostId, record: &VmRecord) -> Option<VmRecord> {
+    // Nothing before it is known where it runs: `reconcile::migration`.
+    if record.migration.is_some() {
+        return None;
+    }
     let host = state.host(host)?;
     let fencing = host.host.fencing?;
     let mut new = record.clone();

@@ -173,7 +173,8 @@ impl Fencer {
 /// A dead host with VMs, or one fenced by its lease with VMs that the lease does not cover.
 fn needs_fencing(state: &State, host: &Host) -> bool {
     let mut vms = state.vms_of_host(host.id).filter(|vm| {
-        vm.host() == Some(host.id)
+        // What moves to it may run there already.
+        (vm.host() == Some(host.id) || vm.destination() == Some(host.id))
             && vm.vm.phase != VmPhase::Deleting
             && vm.vm.power == Power::Running
             && failover::movable(vm)
@@ -181,7 +182,7 @@ fn needs_fencing(state: &State, host: &Host) -> bool {
     match (host.phase, host.fencing) {
         (HostPhase::Dead, _) => vms.next().is_some(),
         (HostPhase::Fenced, Some(Fencing::Lease)) => {
-            vms.any(|vm| !failover::covered(vm, Fencing::Lease))
+            vms.any(|vm| !failover::covered_on(vm, host.id, Fencing::Lease))
         }
         _ => false,
     }

@@ -16,6 +16,7 @@ use std::{
 
 use parking_lot::Mutex;
 use plimsoll_model::{Amount, Bytes, Elasticity, HostId, MilliCores, VmId, VmPhase};
+use plimsoll_placement::Request;
 use plimsoll_reclaim::predict::{
     Horizon, Predictor, Risk,
     admit::{Room, loan},
@@ -159,11 +160,20 @@ impl Known {
             let mut minimum = Amount::default();
             let mut sizes = Vec::new();
             for vm in state.vms_of_host(*host) {
+                let amount = |request: &Request| Amount {
+                    memory: request.demand.memory,
+                    cpu: request.demand.cpu,
+                };
+                // What is on its way here counts in full until it has arrived.
+                if let Some((_, request)) = vm.arrival_entry().filter(|(to, _)| to == host) {
+                    committed = committed.saturating_add(amount(&request));
+                    minimum = minimum.saturating_add(amount(&request));
+                }
                 let Some((on, request)) = vm.entry() else { continue };
                 if on != *host {
                     continue;
                 }
-                let held = Amount { memory: request.demand.memory, cpu: request.demand.cpu };
+                let held = amount(&request);
                 committed = committed.saturating_add(held);
                 match elastic(vm) {
                     Some(size) => {

@@ -113,6 +113,10 @@ impl World {
         if request.pinned_host.is_some() {
             request.pinned_host = Some(HostId(self.random.random_range(1..=self.hosts)));
         }
+        if request.excluded_host.is_some() {
+            // The first of equals is the one whose absence is felt.
+            request.excluded_host = Some(HostId(self.random.random_range(1..=self.hosts.min(8))));
+        }
         // Some for a time: their hosts are looked at one by one where the time counts.
         if self.random.random_range(0..10) == 0 {
             let mut instant =

@@ -22,6 +22,7 @@ pub(crate) struct World {
 pub(crate) enum Reason {
     Schedulable,
     Pinned,
+    Excluded,
     Pool,
     Room,
     HostLabel,
@@ -127,6 +128,9 @@ impl World {
         }
         if request.pinned_host.is_some_and(|to| to != host.id) {
             reasons.push(Reason::Pinned);
+        }
+        if request.excluded_host == Some(host.id) {
+            reasons.push(Reason::Excluded);
         }
         if request.pool.is_some() && request.pool != host.pool {
             reasons.push(Reason::Pool);

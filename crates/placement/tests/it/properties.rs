@@ -211,6 +211,7 @@ const fn kind(refusal: &Refusal) -> Reason {
     match refusal {
         Refusal::Unschedulable { .. } => Reason::Schedulable,
         Refusal::Pinned { .. } => Reason::Pinned,
+        Refusal::Excluded => Reason::Excluded,
         Refusal::Pool { .. } => Reason::Pool,
         Refusal::Insufficient { .. } | Refusal::Fragmented { .. } => Reason::Room,
         Refusal::HostLabel { .. } => Reason::HostLabel,

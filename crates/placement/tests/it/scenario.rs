@@ -127,6 +127,9 @@ impl<'a> Tape<'a> {
         if self.once_in(12) {
             request.pinned_host = Some(HostId(1 + u32::try_from(self.below(20)).unwrap()));
         }
+        if self.once_in(6) {
+            request.excluded_host = Some(HostId(1 + u32::try_from(self.below(20)).unwrap()));
+        }
         if self.once_in(12) {
             request.pool = Some(name("ceph"));
         }

@@ -430,6 +430,7 @@ fn kind(refusal: &Refusal) -> String {
         Refusal::Exclusive { .. } | Refusal::ExclusiveOfPlaced { .. } => "exclusive".to_owned(),
         Refusal::Unschedulable { .. } => "host not schedulable".to_owned(),
         Refusal::Pinned { .. } => "pinned to another host".to_owned(),
+        Refusal::Excluded => "host to be left".to_owned(),
         Refusal::Pool { .. } => "storage pool".to_owned(),
     }
 }
@@ -438,7 +439,10 @@ fn kind(refusal: &Refusal) -> String {
 fn is_lasting(refusal: &Refusal) -> bool {
     match refusal {
         Refusal::Insufficient { need, capacity, .. } => need > capacity,
-        Refusal::HostLabel { .. } | Refusal::Pool { .. } | Refusal::Pinned { .. } => true,
+        Refusal::HostLabel { .. }
+        | Refusal::Pool { .. }
+        | Refusal::Pinned { .. }
+        | Refusal::Excluded => true,
         _ => false,
     }
 }

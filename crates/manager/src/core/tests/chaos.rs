@@ -4,14 +4,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use plimsoll_api::v1::{SetVmRequest, StopVmRequest};
+use plimsoll_api::v1::{MigrateRequest, SetVmRequest, StopVmRequest};
 use plimsoll_model::{
     Constraint, MilliCores, OnHostFailure, Power, Quota, Rule, Scope, StoragePool, Strength, VmId,
     VmPhase,
 };
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 
-use super::super::rig::{Rig, SimHost, name, request, resources, spec};
+use super::super::rig::{Rig, Said, SimHost, name, request, resources, spec};
 use crate::{app, reconcile};
 
 const HOSTS: usize = 3;
@@ -45,6 +45,14 @@ enum Step {
     RestartAgent(usize),
     RebootHost(usize),
     Drain(usize, bool),
+    Migrate(u8, Option<usize>),
+    Cancel(u8),
+    /// The hosts of a VM that moves talk to each other.
+    Talk {
+        vm: u8,
+        go: bool,
+        heard: bool,
+    },
     FenceForReal(usize),
     Pass(u16),
     RestartManager,
@@ -58,6 +66,8 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let vm = 0..6u8;
     let host = 0..HOSTS;
+    let target = proptest::option::of(0..HOSTS);
+    let talk = (vm.clone(), proptest::bool::weighted(0.8), proptest::bool::weighted(0.8));
     prop_oneof![
         6 => (vm.clone(), 1..4u8, 100..4000u64, any::<bool>(), 0..3u8, 0..10u8).prop_map(
             |(vm, count, cpu, apart, mode, time)| {
@@ -76,6 +86,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => host.clone().prop_map(Step::Fetch),
         3 => host.clone().prop_map(Step::Act),
         8 => host.clone().prop_map(Step::Exchange),
+        6 => (vm.clone(), target).prop_map(|(vm, to)| Step::Migrate(vm, to)),
+        1 => vm.clone().prop_map(Step::Cancel),
+        12 => talk.prop_map(|(vm, go, heard)| Step::Talk { vm, go, heard }),
         1 => vm.prop_map(Step::PowerOff),
         1 => host.clone().prop_map(Step::RestartAgent),
         1 => host.clone().prop_map(Step::RebootHost),
@@ -219,6 +232,25 @@ impl World {
                     let _ = app::host_undrain(core, admin, &host).await;
                 }
             }
+            Step::Migrate(n, to) => {
+                if let Some((_, vm)) = named(n) {
+                    let to = to.map(|host| name(&format!("h{}", host + 1)));
+                    let wanted = MigrateRequest { to, ..MigrateRequest::default() };
+                    let _ = app::vm_migrate(core, admin, &p, &vm, wanted).await;
+                }
+            }
+            Step::Cancel(n) => {
+                if let Some((_, vm)) = named(n) {
+                    let _ = app::vm_migrate_cancel(core, admin, &p, &vm).await;
+                }
+            }
+            Step::Talk { vm, go, heard } => {
+                // Those that are in a move talk most.
+                let moving = self.moving();
+                if let Some(id) = moving.get(usize::from(vm) % moving.len().max(1)) {
+                    self.talk(*id, Said { go, heard });
+                }
+            }
             Step::FailStore => self.rig.store.fail_after(Some(0)),
             Step::Pass(ms) => self.rig.clock.advance(Duration::from_millis(ms.into())),
             Step::Reconcile(which) => self.reconcile(which).await,
@@ -244,6 +276,26 @@ impl World {
         }
     }
 
+    /// The VMs that a host has a part in moving away.
+    fn moving(&self) -> Vec<VmId> {
+        let vms = self.hosts.iter().flat_map(|host| &host.vms);
+        vms.filter(|(_, vm)| vm.part.is_some()).map(|(id, _)| *id).collect()
+    }
+
+    /// Every host that moves the VM away talks to every other.
+    fn talk(&mut self, vm: VmId, said: Said) {
+        let now = self.rig.core.monotonic();
+        for source in 0..HOSTS {
+            for target in (0..HOSTS).filter(|target| *target != source) {
+                if let Ok([source, target]) = self.hosts.get_disjoint_mut([source, target])
+                    && source.knows_target(vm, target.id)
+                {
+                    source.talk(target, vm, now, said);
+                }
+            }
+        }
+    }
+
     async fn silence(&mut self, silent: Option<usize>) {
         let core = self.rig.core.clone();
         for _ in 0..6 {
@@ -254,7 +306,7 @@ impl World {
                     host.exchange(&core).await;
                 }
             }
-            for which in 0..5 {
+            for which in 0..6 {
                 self.reconcile(which).await;
             }
             self.check();
@@ -264,8 +316,9 @@ impl World {
     async fn reconcile(&self, which: u8) {
         let core = self.rig.core.clone();
         // The store may fail at any of them.
-        let _ = match which % 5 {
+        let _ = match which % 6 {
             0 => reconcile::hosts::reconcile(core).await,
+            5 => reconcile::migration::reconcile(core).await,
             1 => reconcile::failover::reconcile(core).await,
             2 => reconcile::pending::reconcile(core).await,
             3 => reconcile::reservations::reconcile(core).await,
@@ -325,7 +378,7 @@ impl World {
         }
         let mut apart = BTreeMap::new();
         for record in state.vms.values().filter(|record| !record.vm.spec.groups.is_empty()) {
-            if let Some(host) = record.host() {
+            for host in record.host().into_iter().chain(record.destination()) {
                 let other = apart.insert(host, record.vm.id);
                 assert_eq!(other, None, "anti-affinity broken on {host}");
             }
@@ -347,6 +400,9 @@ impl World {
             for host in &mut self.hosts {
                 host.exchange(&self.rig.core).await;
             }
+            for vm in self.moving() {
+                self.talk(vm, Said { go: true, heard: true });
+            }
             self.rig.reconcile().await;
             self.check();
         }
@@ -354,6 +410,7 @@ impl World {
         let state = self.rig.core.snapshot();
         let running: Vec<VmId> = self.hosts.iter().flat_map(SimHost::running).collect();
         for record in state.vms.values() {
+            assert_eq!(record.migration, None, "a move does not end");
             let vm = &record.vm;
             let is_there = running.contains(&vm.id);
             match vm.power {

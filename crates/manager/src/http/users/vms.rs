@@ -3,7 +3,7 @@
 use axum::{Json as Answer, extract::State, http::StatusCode};
 use plimsoll_api::v1::{
     CreateVmsRequest, CreateVmsResponse, DeflateVmRequest, ExplainRequest, Explanation,
-    Reservation, SetVmRequest, StopVmRequest, VmView,
+    MigrateRequest, MigrateResponse, Reservation, SetVmRequest, StopVmRequest, VmView,
 };
 use plimsoll_model::Name;
 
@@ -142,6 +142,30 @@ pub(super) async fn vm_inflate(
     At((project, vm)): At<(Name, Name)>,
 ) -> Result<Answer<VmView>, ApiError> {
     Ok(Answer(app::vm_inflate(&services.core, &caller, &project, &vm).await?))
+}
+
+/// Moves a running VM to another host. It is there when `migration` is gone; `last_migration` says
+/// how it went.
+#[utoipa::path(post, path = "/v1/projects/{project}/vms/{vm}/migrate", tag = "vms",
+    request_body = MigrateRequest, responses((status = 200, body = MigrateResponse)))]
+pub(super) async fn vm_migrate(
+    State(services): State<Services>,
+    caller: Caller,
+    At((project, vm)): At<(Name, Name)>,
+    OptionalJson(request): OptionalJson<MigrateRequest>,
+) -> Result<Answer<MigrateResponse>, ApiError> {
+    Ok(Answer(app::vm_migrate(&services.core, &caller, &project, &vm, request).await?))
+}
+
+/// Gives up a VM's move, as long as that is possible: it may arrive nevertheless.
+#[utoipa::path(post, path = "/v1/projects/{project}/vms/{vm}/migrate/cancel", tag = "vms",
+    responses((status = 200, body = VmView)))]
+pub(super) async fn vm_migrate_cancel(
+    State(services): State<Services>,
+    caller: Caller,
+    At((project, vm)): At<(Name, Name)>,
+) -> Result<Answer<VmView>, ApiError> {
+    Ok(Answer(app::vm_migrate_cancel(&services.core, &caller, &project, &vm).await?))
 }
 
 /// Explains where a VM is: every host's refusal, or its score.
