@@ -10,7 +10,7 @@ use axum::{
         rejection::{JsonRejection, QueryRejection},
         ws::rejection::WebSocketUpgradeRejection,
     },
-    http::{StatusCode, header},
+    http::header,
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
@@ -119,14 +119,7 @@ async fn exec(
     request: Result<Json<ExecRequest>, JsonRejection>,
 ) -> Result<Json<ExecResponse>, Problem> {
     let vm = vm_of(&vm)?;
-    let Json(request) = request.map_err(|rejection| {
-        let code = if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            ErrorCode::TooLarge
-        } else {
-            ErrorCode::InvalidRequest
-        };
-        Problem::new(code, rejection.body_text())
-    })?;
+    let Json(request) = request.map_err(|rejection| Problem::of_body(&rejection))?;
     let request = exec_request(request)?;
     let _permit = permit(&app.execs, "commands")?;
     let result = app.state.vms.exec(vm, request).await?;

@@ -26,6 +26,9 @@ pub(super) fn router(vms: Vms) -> Router {
         .route("/peer/v1/vms/{vm}/migrations/{id}/go", post(go))
         .route("/peer/v1/vms/{vm}/migrations/{id}/abandon", post(abandon))
         .fallback(async || Problem::new(ErrorCode::Forbidden, "a host may not ask for that"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(ErrorCode::MethodNotAllowed, "the endpoint does not take this method")
+        })
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .layer(RequestBodyTimeoutLayer::new(BODY_LIMIT))
         .with_state(vms)
@@ -69,8 +72,7 @@ async fn prepare(
     Path(which): Path<(String, String)>,
     machine: Result<Json<PrepareArrival>, JsonRejection>,
 ) -> Result<Json<ArrivalPrepared>, Problem> {
-    let Json(machine) = machine
-        .map_err(|rejection| Problem::new(ErrorCode::InvalidRequest, rejection.body_text()))?;
+    let Json(machine) = machine.map_err(|rejection| Problem::of_body(&rejection))?;
     match ask(&vms, from, which, PeerRequest::Prepare(Box::new(machine))).await? {
         PeerAnswer::Prepared(prepared) => Ok(Json(prepared)),
         _ => Err(odd()),

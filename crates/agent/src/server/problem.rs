@@ -4,6 +4,7 @@ use std::error::Error;
 
 use axum::{
     Json,
+    extract::rejection::JsonRejection,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -24,6 +25,16 @@ impl Problem {
         let mut problem = Self::new(code, error.to_string());
         problem.0.causes = causes(error).collect();
         problem
+    }
+
+    /// A body that is too large, or not what the endpoint takes.
+    pub(super) fn of_body(rejection: &JsonRejection) -> Self {
+        let code = if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            ErrorCode::TooLarge
+        } else {
+            ErrorCode::InvalidRequest
+        };
+        Self::new(code, rejection.body_text())
     }
 
     pub(super) fn with_hint(mut self, hint: impl Into<String>) -> Self {

@@ -1,3 +1,5 @@
+mod peers;
+
 use axum::http::StatusCode;
 use futures_util::{FutureExt as _, StreamExt as _};
 use plimsoll_api::{
@@ -21,6 +23,7 @@ struct Served {
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), ServerError>>,
     directory: tempfile::TempDir,
+    vms: Vms,
 }
 
 impl Served {
@@ -33,7 +36,7 @@ impl Served {
         let (_, spec) = watch::channel(host_spec());
         let state = ServerState {
             host: HostId(1),
-            vms,
+            vms: vms.clone(),
             spec,
             doctor: Arc::new(|| async { json!({"usable": true}) }.boxed()),
         };
@@ -44,7 +47,7 @@ impl Served {
         let (identity, pem, stop) =
             (authority.identity("host-1"), authority.pem.clone(), shutdown.clone());
         let task = tokio::spawn(async move { listener.serve(&identity, &pem, state, stop).await });
-        Self { authority, address, vm, shutdown, task, directory }
+        Self { authority, address, vm, shutdown, task, directory, vms }
     }
 
     fn client(&self, name: &str) -> AgentClient {

@@ -21,7 +21,7 @@ use plimsoll_api::migration::{
     Arrival, ArrivalPrepared, ArrivalVerdict, DesiredMigration, MigrationProgress, MigrationStage,
     ObservedMigration, PrepareArrival,
 };
-use plimsoll_model::HostId;
+use plimsoll_model::{Bytes, HostId};
 use plimsoll_qmp::{MigrationStatus, Qmp, QmpError};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
@@ -46,6 +46,8 @@ const LOOK: Duration = Duration::from_millis(1);
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(15);
 /// The largest machines: bounds on what another host can ask for.
 const MOST_INTERFACES: u32 = 32;
+const MOST_MEMORY: Bytes = Bytes(64 << 40);
+const LARGEST_DISK: Bytes = Bytes(1 << 50);
 
 /// What must be known of an arrival after a crash of the agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -332,8 +334,14 @@ impl Runner {
             let wanted = machine.max_vcpus;
             return refuse(format!("it has places for {wanted} vCPUs, and this host for {most}"));
         }
-        if machine.interfaces > MOST_INTERFACES || machine.memory > machine.max_memory {
+        if machine.memory == Bytes::ZERO || machine.memory > machine.max_memory {
             return refuse("the machine's description contradicts itself".to_owned());
+        }
+        let is_too_large = machine.interfaces > MOST_INTERFACES
+            || machine.max_memory > MOST_MEMORY
+            || machine.disk_size > LARGEST_DISK;
+        if is_too_large {
+            return refuse("no machine is as large as the one that is described".to_owned());
         }
         Ok(())
     }

@@ -199,13 +199,19 @@ impl FarEnd<'_> {
             stream.write_all(&[channel.byte()]).await?;
             stream.flush().await?;
             match stream.read_u8().await? {
-                TAKEN => Ok(()),
+                TAKEN => Ok::<(), io::Error>(()),
                 _ => Err(io::ErrorKind::InvalidData.into()),
             }
         };
         // That our certificate is not the one it wants is said here too.
-        ask.await.map_err(TunnelError::Refused)?;
-        Ok(stream)
+        match ask.await {
+            Ok(()) => Ok(stream),
+            // In place of what rustls says at length.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(TunnelError::Refused(io::Error::other("it hung up")))
+            }
+            Err(error) => Err(TunnelError::Refused(error)),
+        }
     }
 }
 
