@@ -537,7 +537,9 @@ impl Runner {
     /// Nothing of the VM shall be here.
     async fn absent(&mut self, wish: &Wish, delete_disk: bool) -> (ObservedPhase, Duration) {
         self.record.incarnation = wish.desired.incarnation;
-        self.drop_departure();
+        if let Some(done) = self.part_with_departure().await {
+            return done;
+        }
         self.forget_pipes();
         if let Process::Live(..) = self.process {
             return self.stop_step(Duration::ZERO).await;

@@ -50,6 +50,8 @@ use crate::{
 };
 
 pub(super) mod cascade;
+mod guest;
+pub(super) mod migrate;
 pub(super) mod placement;
 pub(super) mod reclaim;
 

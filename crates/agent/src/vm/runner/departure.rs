@@ -31,6 +31,7 @@ use plimsoll_api::migration::{
     Departure, MigrationFigures, MigrationProgress, MigrationStage, ObservedMigration,
 };
 use plimsoll_model::Timestamp;
+use plimsoll_qmp::MigrationStatus;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -160,11 +161,40 @@ impl Runner {
         self.depart(present, &wanted).await
     }
 
-    /// Lets go of a departure whose VM is to be removed: nothing of it may run any more anyway.
-    pub(super) fn drop_departure(&mut self) {
+    /// Nothing of the VM shall be here any more: it has moved, or is deleted. Once it may run on the
+    /// target, our QEMU is needed until all of its memory is there; what it cost is said to the end.
+    pub(super) async fn part_with_departure(&mut self) -> Option<(ObservedPhase, Duration)> {
+        let record = DepartureRecord::read(&self.directory).ok().flatten();
+        let outcome = record.as_ref().and_then(|record| record.outcome.clone());
+        let may_have_gone = record.as_ref().is_some_and(|record| record.may_have_gone);
+        if let Some(Outcome::Gone { figures }) = outcome {
+            self.departing = None;
+            self.migration = record.map(|record| gone(record.departure.id, figures));
+            return None;
+        }
+        if outcome.is_none() && may_have_gone {
+            if let Some(departing) = self.departing.as_mut().filter(|task| !task.is_over()) {
+                departing.cancel.cancel();
+                self.migration = Some(departing.said.borrow_and_update().clone());
+                return Some((self.phase_without_wish(), HURRY));
+            }
+            if self.memory_follows().await {
+                return Some((self.phase_without_wish(), HURRY));
+            }
+        }
         self.departing = None;
-        self.migration = None;
-        tunnel::end(&self.directory);
+        if record.is_some() {
+            self.migration = None;
+            tunnel::end(&self.directory);
+        }
+        None
+    }
+
+    /// Whether the VM runs elsewhere on memory that is still here.
+    async fn memory_follows(&self) -> bool {
+        let Process::Live(live, _) = &self.process else { return false };
+        let info = live.qmp.query_migrate().await;
+        info.is_ok_and(|info| info.status == MigrationStatus::PostcopyActive)
     }
 
     fn settle(&mut self, mut record: DepartureRecord, outcome: Outcome) -> Result<(), AdoptError> {

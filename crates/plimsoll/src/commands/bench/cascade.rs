@@ -10,7 +10,6 @@
 //! Then `reclaim` is asked, with the numbers of both guests, from whom it would take as much.
 
 mod choice;
-mod guest;
 
 use std::time::Duration;
 
@@ -23,7 +22,8 @@ use plimsoll_api::{
 use plimsoll_model::{Bytes, Level, MilliCores, Name, Quota, Resources, VmSpec};
 use serde::Serialize;
 
-use self::{choice::Choice, guest::Guest};
+use self::choice::Choice;
+use super::guest::Guest;
 use crate::{
     cli::{
         cluster::{BenchCascadeArgs, BenchSwap},
@@ -159,7 +159,7 @@ async fn measure(args: &BenchCascadeArgs) -> Outcome<Report> {
     down.map(|()| report)
 }
 
-fn take_down(lab: &Lab, progress: &Progress) -> Outcome {
+pub(super) fn take_down(lab: &Lab, progress: &Progress) -> Outcome {
     down::down(lab, progress)?;
     down::purge(lab)
 }
@@ -281,7 +281,7 @@ fn way(samples: &[Sample]) -> Way {
 }
 
 /// The middle value; of two, their mean.
-fn median(mut values: Vec<f64>) -> f64 {
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match (values.get(middle.wrapping_sub(1)), values.get(middle)) {
@@ -293,7 +293,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-fn rounded(value: f64) -> f64 {
+pub(super) fn rounded(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
 

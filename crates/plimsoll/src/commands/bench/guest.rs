@@ -67,8 +67,14 @@ impl Guest {
         }
     }
 
+    /// Waits until the guest answers.
+    pub(super) async fn until_booted(&self) -> Outcome {
+        let booted = |view: &VmView| view.state == VmPhase::Running && view.guest.is_some();
+        self.until("does not boot", booted).await.map(drop)
+    }
+
     /// What a script in the guest prints.
-    async fn shell(&self, script: &str) -> Outcome<String> {
+    pub(super) async fn shell(&self, script: &str) -> Outcome<String> {
         let request = ExecRequest {
             argv: ["sh", "-c", script].map(str::to_owned).into(),
             stdin: String::new(),
@@ -94,8 +100,7 @@ impl Guest {
 
     /// Waits for the guest, starts a load in it that goes on, and waits until that is ready.
     pub(super) async fn begin(&self, load: &str, arguments: &[String]) -> Outcome {
-        let booted = |view: &VmView| view.state == VmPhase::Running && view.guest.is_some();
-        self.until("does not boot", booted).await?;
+        self.until_booted().await?;
         let arguments = arguments.join(" ");
         self.shell(&format!(
             "plimsoll-workload {load} {arguments} --seconds 0 > {REPORT} 2>&1 < /dev/null &"
@@ -113,7 +118,7 @@ impl Guest {
     }
 
     /// Fails if the load has ended.
-    async fn check(&self) -> Outcome {
+    pub(super) async fn check(&self) -> Outcome {
         let script = format!("pidof plimsoll-workload > /dev/null || tail -n 1 {REPORT}");
         let last = self.shell(&script).await?;
         if last.is_empty() {

@@ -10,7 +10,7 @@ use plimsoll_reclaim::{
 use serde::Serialize;
 use tokio::time::sleep;
 
-use super::{LEAST_PART, guest::Guest};
+use super::{LEAST_PART, Guest};
 use crate::failure::{Failure, Outcome};
 
 /// Guests tell about themselves every ten seconds.
