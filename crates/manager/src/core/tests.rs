@@ -14,6 +14,7 @@ use crate::app::{self, AppError};
 mod chaos;
 mod durable;
 mod failure;
+mod migration;
 mod overcommit;
 mod reservations;
 mod tenancy;
