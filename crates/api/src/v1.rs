@@ -38,8 +38,9 @@ use crate::{
 };
 
 pub use migration::{
-    LastMigration, MigrateRequest, MigrateResponse, MigrationCause, MigrationOutcome,
-    MigrationPrediction, MigrationView,
+    DrainProspect, DrainRequest, DrainResponse, DrainView, DrainedVm, LastMigration,
+    MigrateRequest, MigrateResponse, MigrationCause, MigrationOutcome, MigrationPrediction,
+    MigrationView,
 };
 
 /// Asks for VMs.
@@ -394,6 +395,9 @@ pub struct HostView {
     pub state_since: Timestamp,
     /// Whether new VMs are placed here.
     pub schedulable: bool,
+    /// Its VMs are moved away, until it is undrained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<DrainView>,
     /// How it came to be fenced.
     pub fencing: Option<Fencing>,
     /// What it is.
@@ -412,17 +416,6 @@ pub struct HostView {
     pub vms: u32,
     /// When its last report came.
     pub last_report_at: Option<Timestamp>,
-}
-
-/// What became of a drain.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct DrainResponse {
-    /// The host now.
-    pub host: HostView,
-    /// VMs that stay: nothing moves a running VM yet; stop or delete them to empty the host. Names
-    /// as `project/vm`.
-    pub remaining: Vec<String>,
 }
 
 /// Creates a project.

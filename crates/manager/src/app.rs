@@ -13,6 +13,7 @@ use crate::core::State;
 
 pub mod agent;
 pub(crate) mod change;
+pub mod drain;
 pub mod error;
 pub mod event;
 pub mod explain;
@@ -28,12 +29,11 @@ pub mod token;
 pub mod vm;
 
 pub use agent::{agent_desired, agent_report};
+pub use drain::host_drain;
 pub use error::{AppError, Invalid, Noun};
 pub use event::event_list;
 pub use explain::{request_explain, vm_explain};
-pub use host::{
-    host_drain, host_fence, host_join, host_list, host_remove, host_show, host_undrain,
-};
+pub use host::{host_fence, host_join, host_list, host_remove, host_show, host_undrain};
 pub use image::{
     DiskFacts, image_create, image_delete, image_file_done, image_file_expected,
     image_file_for_host, image_files, image_list, image_show,

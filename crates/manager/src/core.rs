@@ -25,7 +25,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
     app::AppError,
-    reconcile::{FencingCommand, reservations::Review},
+    reconcile::{FencingCommand, draining::HeldUp, reservations::Review},
 };
 
 pub mod clock;
@@ -160,6 +160,8 @@ struct Inner {
     tasks: Mutex<BTreeMap<&'static str, String>>,
     /// Why VMs that are pending wait, as of the last try.
     waiting: Mutex<HashMap<VmId, String>>,
+    /// VMs that were to leave a host that is emptied, and did not.
+    held_up: Mutex<BTreeMap<VmId, HeldUp>>,
     /// How far the look at all bookings is.
     review: Mutex<Review>,
     nudge: Notify,
@@ -241,6 +243,7 @@ impl Core {
             telemetry,
             tasks: Mutex::default(),
             waiting: Mutex::default(),
+            held_up: Mutex::default(),
             review: Mutex::default(),
             nudge: Notify::new(),
             pace: Pace::new(TOLD_PER_CORE.saturating_mul(cores), TOLD_AT_ONCE, MAX_UNTOLD),
@@ -297,6 +300,11 @@ impl Core {
     /// Why a VM that is pending waits, as of the last try.
     pub(crate) fn waiting(&self, vm: VmId) -> Option<String> {
         self.inner.waiting.lock().get(&vm).cloned()
+    }
+
+    /// VMs that were to leave a host that is emptied, and did not.
+    pub(crate) fn held_up(&self) -> parking_lot::MutexGuard<'_, BTreeMap<VmId, HeldUp>> {
+        self.inner.held_up.lock()
     }
 
     /// Notes why VMs wait; those that are not named no longer do.

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use crate::{app::AppError, core::Core};
 
 pub(crate) mod credits;
+pub(crate) mod draining;
 pub(crate) mod ending;
 pub(crate) mod failover;
 pub(crate) mod fencing;
@@ -38,6 +39,7 @@ pub fn spawn(core: &Core) -> Reconcilers {
     tasks.spawn(repeat(core.clone(), "hosts", every, hosts::reconcile));
     tasks.spawn(repeat(core.clone(), "migration", every, migration::reconcile));
     tasks.spawn(repeat(core.clone(), "failover", every, failover::reconcile));
+    tasks.spawn(repeat(core.clone(), "draining", every, draining::reconcile));
     tasks.spawn(repeat(core.clone(), "pending", every, pending::reconcile));
     tasks.spawn(repeat(core.clone(), "reservations", every, reservations::reconcile));
     tasks.spawn(repeat(core.clone(), "ending", every, ending::reconcile));

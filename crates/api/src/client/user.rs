@@ -18,10 +18,10 @@ use crate::{
     v1::{
         ClusterStatus, CreateImageRequest, CreateJoinTokenRequest, CreateJoinTokenResponse,
         CreateNetworkRequest, CreateProjectRequest, CreateTokenRequest, CreateTokenResponse,
-        CreateVmsRequest, CreateVmsResponse, DeflateVmRequest, DrainResponse, EventQuery,
-        ExplainRequest, Explanation, HostView, MigrateRequest, MigrateResponse, ProjectView,
-        Reservation, SetProjectRequest, SetSettingsRequest, SetVmRequest, Settings, StopVmRequest,
-        TokenView, VmView, WhoAmI,
+        CreateVmsRequest, CreateVmsResponse, DeflateVmRequest, DrainRequest, DrainResponse,
+        EventQuery, ExplainRequest, Explanation, HostView, MigrateRequest, MigrateResponse,
+        ProjectView, Reservation, SetProjectRequest, SetSettingsRequest, SetVmRequest, Settings,
+        StopVmRequest, TokenView, VmView, WhoAmI,
     },
 };
 
@@ -414,12 +414,16 @@ impl Client {
         self.put_stream(&path, from, size).await
     }
 
-    /// Takes a host out of placement.
+    /// Empties a host, or only takes it out of placement.
     ///
     /// # Errors
     /// See [`Client::get`].
-    pub async fn drain_host(&self, host: &Name) -> Result<DrainResponse, ClientError> {
-        self.post_nothing(&format!("/v1/hosts/{host}/drain")).await
+    pub async fn drain_host(
+        &self,
+        host: &Name,
+        request: &DrainRequest,
+    ) -> Result<DrainResponse, ClientError> {
+        self.post(&format!("/v1/hosts/{host}/drain"), request).await
     }
 
     /// Takes a host back into placement.

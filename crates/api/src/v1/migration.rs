@@ -133,3 +133,80 @@ pub struct MigrationPrediction {
     /// How long the VM stands still, in milliseconds.
     pub downtime_ms: u64,
 }
+
+/// Empties a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DrainRequest {
+    /// Only places nothing new there: what is there stays.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cordon_only: bool,
+    /// How many VMs move at once: 1 to 64.
+    pub parallel: u32,
+    /// What each move may cost.
+    pub limits: MigrationLimits,
+}
+
+impl Default for DrainRequest {
+    fn default() -> Self {
+        Self { cordon_only: false, parallel: 2, limits: MigrationLimits::default() }
+    }
+}
+
+/// What becomes of a VM of a host that is emptied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum DrainProspect {
+    /// It moves already.
+    Moving,
+    /// It will move.
+    Moves,
+    /// It does not run, and its disk is in a shared pool: it is placed elsewhere when it starts.
+    StartsElsewhere,
+    /// It stays, at least for now.
+    Stays,
+}
+
+/// A VM of a host that is emptied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DrainedVm {
+    /// Its project's name.
+    pub project: Name,
+    /// Its name.
+    pub vm: Name,
+    /// What becomes of it.
+    pub prospect: DrainProspect,
+    /// Where it goes, as things are now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Name>,
+    /// Why it stays, or did not move yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// What becomes of a drain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DrainResponse {
+    /// The host now.
+    pub host: super::HostView,
+    /// Its VMs.
+    pub vms: Vec<DrainedVm>,
+}
+
+/// A drain that is under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DrainView {
+    /// Since when.
+    pub since: Timestamp,
+    /// How many VMs move at once.
+    pub parallel: u32,
+    /// What each move may cost.
+    pub limits: MigrationLimits,
+    /// VMs that could not be moved, and why; they are tried again.
+    pub waiting: Vec<DrainedVm>,
+}

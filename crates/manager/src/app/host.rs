@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use plimsoll_api::v1::{DrainResponse, HostView};
+use plimsoll_api::v1::HostView;
 use plimsoll_model::{
     Amount, EventKind, Fencing, Host, HostEvent, HostId, HostPhase, HostSpec, Name, Power,
     Resources, Role, Severity, VmEvent, VmId, VmPhase,
@@ -10,10 +10,10 @@ use plimsoll_model::{
 
 use crate::{
     admission::{book, validate},
-    app::{AppError, Caller, Noun, token},
+    app::{AppError, Caller, Noun, drain, token},
     core::{
         Core, State,
-        record::{Claim, HostRecord, VmRecord},
+        record::{Claim, Drain, HostRecord, VmRecord},
         txn::Txn,
     },
     reconcile::failover,
@@ -69,6 +69,7 @@ pub async fn host_join<T: Send + 'static>(
             lease_armed: false,
             longest_lease_ms,
             loan: Amount::default(),
+            draining: None,
         };
         let lease = std::time::Duration::from_millis(longest_lease_ms);
         core_.telemetry().begin(id, now, lease);
@@ -100,32 +101,7 @@ pub fn host_show(core: &Core, caller: &Caller, host: &Name) -> Result<HostView, 
     Ok(view(core, &state, &record))
 }
 
-/// Places nothing new on a host.
-///
-/// # Errors
-/// There is none of that name, or the caller may not.
-pub async fn host_drain(
-    core: &Core,
-    caller: &Caller,
-    host: &Name,
-) -> Result<DrainResponse, AppError> {
-    caller.in_cluster(Role::Operator)?;
-    let (core_, host) = (core.clone(), host.clone());
-    core.submit(Some(caller.token), move |txn| {
-        let record = set_schedulable(txn, &host, false)?;
-        let id = record.host.id;
-        let remaining = txn
-            .state
-            .vms_of_host(id)
-            .filter(|vm| vm.host() == Some(id) && vm.vm.phase != VmPhase::Deleting)
-            .map(|vm| label(&txn.state, vm))
-            .collect();
-        Ok(DrainResponse { host: view(&core_, &txn.state, &record), remaining })
-    })
-    .await
-}
-
-/// Places VMs on a host again.
+/// Places VMs on a host again. Moves that its drain has begun go on, and none is brought back.
 ///
 /// # Errors
 /// There is none of that name, or the caller may not.
@@ -134,7 +110,7 @@ pub async fn host_undrain(core: &Core, caller: &Caller, host: &Name) -> Result<H
     let (core_, host) = (core.clone(), host.clone());
     let shown = core
         .submit(Some(caller.token), move |txn| {
-            let record = set_schedulable(txn, &host, true)?;
+            let record = set_schedulable(txn, &host, true, None)?;
             Ok(view(&core_, &txn.state, &record))
         })
         .await;
@@ -201,7 +177,7 @@ pub async fn host_remove(core: &Core, caller: &Caller, host: &Name) -> Result<()
     .await
 }
 
-fn find(state: &State, name: &Name) -> Result<Arc<HostRecord>, AppError> {
+pub(crate) fn find(state: &State, name: &Name) -> Result<Arc<HostRecord>, AppError> {
     state.host_by_name(name).cloned().ok_or_else(|| AppError::not_found(Noun::Host, name))
 }
 
@@ -211,21 +187,25 @@ fn label(state: &State, record: &VmRecord) -> String {
     format!("{}/{}", project.unwrap_or("?"), record.vm.name)
 }
 
-fn set_schedulable(
+pub(crate) fn set_schedulable(
     txn: &mut Txn<'_>,
     host: &Name,
     schedulable: bool,
+    draining: Option<Drain>,
 ) -> Result<Arc<HostRecord>, AppError> {
     let record = find(&txn.state, host)?;
-    if record.host.schedulable == schedulable {
-        return Ok(record);
-    }
+    let begins = draining.is_some() && record.draining.is_none();
     let mut new = (*record).clone();
+    new.draining = draining;
+    if record.host.schedulable == schedulable && !begins {
+        txn.put_host(new);
+        return find(&txn.state, host);
+    }
     new.host.schedulable = schedulable;
-    let (kind, message) = if schedulable {
-        (EventKind::HostUndrained, "takes VMs again")
-    } else {
-        (EventKind::HostDraining, "takes no new VMs")
+    let (kind, message) = match (schedulable, begins) {
+        (true, _) => (EventKind::HostUndrained, "takes VMs again"),
+        (false, true) => (EventKind::HostDraining, "takes no new VMs, and its VMs are moved away"),
+        (false, false) => (EventKind::HostDraining, "takes no new VMs"),
     };
     txn.host_event(Severity::Info, kind, &new, message);
     txn.put_host(new);
@@ -410,6 +390,7 @@ pub(crate) fn view(core: &Core, state: &State, record: &HostRecord) -> HostView 
         state: host.phase,
         state_since: host.phase_since,
         schedulable: host.schedulable,
+        draining: drain::view(core, state, record),
         fencing: host.fencing,
         spec: host.spec.clone(),
         loan: record.loan,

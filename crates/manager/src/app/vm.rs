@@ -407,6 +407,7 @@ pub(crate) fn view(core: &Core, state: &State, record: &VmRecord) -> VmView {
     let message = core
         .waiting(vm.id)
         .filter(|_| vm.phase == VmPhase::Pending)
+        .or_else(|| record.migration.as_ref().and_then(|migration| migration.message.clone()))
         .or_else(|| vm.message.clone())
         .or_else(|| seen.as_ref().filter(|_| behind).and_then(|seen| seen.message.clone()));
     VmView {

@@ -62,18 +62,14 @@ pub(crate) fn observe(
     let mut after = Observation { record: record.clone(), gone: false, events: Vec::new() };
     let host = context.host.host.id;
     let observed = &seen.observed;
-    if after.record.note_figures(host, observed)
-        && let Some(figures) = observed.migration.as_ref().and_then(|seen| seen.figures)
-    {
-        let message = measured(&figures);
-        after.events.push((Severity::Info, EventKind::VmMigrationMeasured, message));
-    }
     if record.vm.phase != VmPhase::Deleting
         && let Some(word) = migration::word(record, host, observed)
     {
         heed(word, context, &mut after);
+        note_figures(host, observed, &mut after);
         return Some(after);
     }
+    note_figures(host, observed, &mut after);
     let current = record.host() == Some(host) && record.vm.phase != VmPhase::Deleting;
     if let Some(cleanup) = record.cleanups.get(&host)
         && !current
@@ -111,6 +107,16 @@ fn runs_as_known(record: &VmRecord, observed: &ObservedVm, host: HostId) -> bool
         && observed.phase == ObservedPhase::Running
         && observed.generation.min(vm.generation) <= vm.observed_generation
         && (vm.disk.is_some() || !observed.disk_exists)
+}
+
+/// What a move has cost is told by its source, with its last word or after the target's.
+fn note_figures(host: HostId, observed: &ObservedVm, after: &mut Observation) {
+    if after.record.note_figures(host, observed)
+        && let Some(figures) = observed.migration.as_ref().and_then(|seen| seen.figures)
+    {
+        let message = measured(&figures);
+        after.events.push((Severity::Info, EventKind::VmMigrationMeasured, message));
+    }
 }
 
 /// What follows from what a host says about the VM's move.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use plimsoll_api::v1::Settings;
+use plimsoll_api::{migration::MigrationLimits, v1::Settings};
 use plimsoll_model::{
     Amount, Bytes, Host, HostId, Image, ImageFileKind, ImageId, Policy, Power, Project, ProjectId,
     Resources, Role, Timestamp, TokenId, Vm, VmPhase, VmSpec,
@@ -253,6 +253,20 @@ pub struct HostRecord {
     /// at the risk that the settings state.
     #[serde(default)]
     pub loan: Amount,
+    /// Its VMs are to be moved away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<Drain>,
+}
+
+/// The wish to empty a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// How many VMs move at once.
+    pub parallel: u32,
+    /// What each move may cost.
+    pub limits: MigrationLimits,
+    /// Since when.
+    pub since: Timestamp,
 }
 
 impl HostRecord {

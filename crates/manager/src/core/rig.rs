@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use plimsoll_api::v1::{
     CreateImageRequest, CreateNetworkRequest, CreateProjectRequest, CreateVmsRequest,
-    CreateVmsResponse, VmRequest, VmView,
+    CreateVmsResponse, DrainRequest, VmRequest, VmView,
 };
 use plimsoll_model::{
     Bytes, HostId, HostSpec, ImageFile, ImageFileKind, MilliCores, Name, Quota, Resources, Role,
@@ -36,6 +36,11 @@ pub(crate) struct Rig {
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) admin: Caller,
     starts: u64,
+}
+
+/// Takes a host out of placement, and moves nothing.
+pub(crate) fn cordon() -> DrainRequest {
+    DrainRequest { cordon_only: true, ..DrainRequest::default() }
 }
 
 /// So much of the usual resources.
@@ -159,6 +164,7 @@ impl Rig {
         reconcile::hosts::reconcile(core()).await.expect("reconciles");
         reconcile::migration::reconcile(core()).await.expect("reconciles");
         reconcile::failover::reconcile(core()).await.expect("reconciles");
+        reconcile::draining::reconcile(core()).await.expect("reconciles");
         reconcile::pending::reconcile(core()).await.expect("reconciles");
         reconcile::reservations::reconcile(core()).await.expect("reconciles");
         reconcile::ending::reconcile(core()).await.expect("reconciles");

@@ -8,12 +8,14 @@ use plimsoll_model::{
     Bytes, Constraint, HostPhase, MilliCores, Quota, Rule, Scope, StoragePool, Strength, VmPhase,
 };
 
-use super::rig::{Rig, name, request, resources, spec};
+use super::rig::{Rig, cordon, name, request, resources, spec};
 use crate::app::{self, AppError};
 
 mod chaos;
+mod draining;
 mod durable;
 mod failure;
+mod migration;
 mod overcommit;
 mod reservations;
 mod tenancy;
@@ -160,7 +162,7 @@ async fn a_change_must_fit_and_names_its_generation() {
     assert_eq!(rig.show("a").observed_generation, 2);
     set(|r| r.memory = Some(Bytes::mib(256))).await.unwrap();
     set(|r| r.memory = Some(Bytes::mib(512))).await.unwrap();
-    app::host_drain(core, admin, &name("h1")).await.unwrap();
+    app::host_drain(core, admin, &name("h1"), cordon()).await.unwrap();
     set(|r| r.cpu = Some(MilliCores(2000))).await.expect("a drained host keeps what it has");
     rig.check_consistent().await;
 }
@@ -306,7 +308,7 @@ async fn stopped_vms_start_elsewhere_only_from_a_shared_pool() {
     for host in &mut hosts {
         host.exchange(&rig.core).await;
     }
-    app::host_drain(core, admin, &first).await.unwrap();
+    app::host_drain(core, admin, &first, cordon()).await.unwrap();
     let moved = app::vm_start(core, admin, &p, &a).await.unwrap();
     assert_ne!(moved.host, Some(first));
     for _ in 0..2 {
@@ -365,8 +367,8 @@ async fn hosts_are_drained_and_removed() {
     rig.create(request("a", None, spec(resources(1000, 512)))).await.unwrap();
     host.exchange(&rig.core).await;
     let (core, admin, h1) = (&rig.core, &rig.admin, name("h1"));
-    let drained = app::host_drain(core, admin, &h1).await.unwrap();
-    assert_eq!(drained.remaining, ["p/a"]);
+    let drained = app::host_drain(core, admin, &h1, cordon()).await.unwrap();
+    assert!(!drained.host.schedulable && drained.vms.is_empty());
     assert!(matches!(app::host_remove(core, admin, &h1).await, Err(AppError::InUse { .. })));
     rig.create(request("b", None, spec(resources(1000, 512)))).await.unwrap_err();
     app::vm_delete(core, admin, &name("p"), &name("a")).await.unwrap();

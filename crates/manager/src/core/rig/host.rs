@@ -178,10 +178,12 @@ impl SimHost {
                 continue;
             }
             if desired.incarnation > vm.incarnation {
-                vm.generation = 0;
-                vm.powered_off = false;
-                // Whatever part it had in a move of an earlier one is over.
-                vm.part = None;
+                // After a move that failed it is only called otherwise. Whatever other part it had
+                // in a move of an earlier one is over.
+                if !vm.part.take().is_some_and(Part::stays) {
+                    vm.generation = 0;
+                    vm.powered_off = false;
+                }
             }
             vm.incarnation = desired.incarnation;
             match desired.wanted {

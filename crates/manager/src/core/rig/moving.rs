@@ -18,6 +18,14 @@ use super::host::{SimHost, SimVm};
 pub(crate) struct Part {
     pub(crate) id: Uuid,
     pub(crate) stage: MigrationStage,
+    leaves: bool,
+}
+
+impl Part {
+    /// Whether the VM was to leave, and stays.
+    pub(super) fn stays(self) -> bool {
+        self.leaves && self.stage == MigrationStage::Failed
+    }
 }
 
 /// How a step goes.
@@ -43,7 +51,11 @@ impl SimVm {
         let part = |id| self.part.filter(|part| part.id == id);
         match &present.migration {
             Some(DesiredMigration::Departure(wish)) => {
-                let mut part = part(wish.id).unwrap_or(Part { id: wish.id, stage: S::Preparing });
+                let mut part = part(wish.id).unwrap_or(Part {
+                    id: wish.id,
+                    stage: S::Preparing,
+                    leaves: true,
+                });
                 let given_up = wish.cancel || wish.target_lost || !self.running;
                 match part.stage {
                     S::Preparing | S::CopyingMemory if given_up => part.stage = S::Failed,
@@ -55,7 +67,8 @@ impl SimVm {
                 if given { Turn::Waits } else { Turn::Runs }
             }
             Some(DesiredMigration::Arrival(wish)) => {
-                let part = part(wish.id).unwrap_or(Part { id: wish.id, stage: S::Waiting });
+                let part =
+                    part(wish.id).unwrap_or(Part { id: wish.id, stage: S::Waiting, leaves: false });
                 self.part = Some(part);
                 if part.stage == S::Arrived {
                     return Turn::Runs;
@@ -81,7 +94,7 @@ impl SimVm {
     }
 
     pub(super) fn observed_part(&self) -> Option<ObservedMigration> {
-        let Part { id, stage } = self.part?;
+        let Part { id, stage, .. } = self.part?;
         let progress = MigrationProgress {
             predicted_total_ms: 900,
             predicted_downtime_ms: 40,

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use plimsoll_api::v1::{MigrateRequest, SetVmRequest, StopVmRequest};
+use plimsoll_api::v1::{DrainRequest, MigrateRequest, SetVmRequest, StopVmRequest};
 use plimsoll_model::{
     Constraint, MilliCores, OnHostFailure, Power, Quota, Rule, Scope, StoragePool, Strength, VmId,
     VmPhase,
@@ -227,7 +227,7 @@ impl World {
             Step::Drain(host, on) => {
                 let host = name(&format!("h{}", host + 1));
                 if on {
-                    let _ = app::host_drain(core, admin, &host).await;
+                    let _ = app::host_drain(core, admin, &host, DrainRequest::default()).await;
                 } else {
                     let _ = app::host_undrain(core, admin, &host).await;
                 }
@@ -306,7 +306,7 @@ impl World {
                     host.exchange(&core).await;
                 }
             }
-            for which in 0..6 {
+            for which in 0..7 {
                 self.reconcile(which).await;
             }
             self.check();
@@ -316,8 +316,9 @@ impl World {
     async fn reconcile(&self, which: u8) {
         let core = self.rig.core.clone();
         // The store may fail at any of them.
-        let _ = match which % 6 {
+        let _ = match which % 7 {
             0 => reconcile::hosts::reconcile(core).await,
+            6 => reconcile::draining::reconcile(core).await,
             5 => reconcile::migration::reconcile(core).await,
             1 => reconcile::failover::reconcile(core).await,
             2 => reconcile::pending::reconcile(core).await,

@@ -8,7 +8,7 @@ use plimsoll_model::{
 };
 use plimsoll_placement::BookRefusal;
 
-use super::super::rig::{Rig, SimHost, host_spec, name, request, resources, spec};
+use super::super::rig::{Rig, SimHost, cordon, host_spec, name, request, resources, spec};
 use crate::{
     app::{self, AppError},
     core::record::SHUTDOWN_GRACE,
@@ -322,7 +322,7 @@ async fn a_booking_leaves_a_host_that_is_drained_removed_or_dead() {
     let (core, admin) = (&rig.core, &rig.admin);
     let host_of = |rig: &Rig| rig.show("a").booking.map(|booking| booking.host.to_string());
     assert_eq!(host_of(&rig).as_deref(), Some("h1"));
-    app::host_drain(core, admin, &name("h1")).await.unwrap();
+    app::host_drain(core, admin, &name("h1"), cordon()).await.unwrap();
     rig.reconcile().await;
     let second = host_of(&rig).unwrap();
     assert_ne!(second, "h1");
@@ -331,7 +331,7 @@ async fn a_booking_leaves_a_host_that_is_drained_removed_or_dead() {
     rig.check_consistent().await;
 
     // The operator may remove a host on which something is only booked.
-    app::host_drain(core, admin, &name(&second)).await.unwrap();
+    app::host_drain(core, admin, &name(&second), cordon()).await.unwrap();
     app::host_remove(core, admin, &name(&second)).await.unwrap();
     let third = host_of(&rig).unwrap();
     assert!(third != "h1" && third != second, "in the same transaction");
@@ -366,7 +366,7 @@ async fn a_lost_booking_is_tried_again_until_its_deadline() {
     create(&rig, "a", wanted.clone()).await.unwrap();
     create(&rig, "b", wanted).await.unwrap();
     let (core, admin) = (&rig.core, &rig.admin);
-    app::host_drain(core, admin, &name("h1")).await.unwrap();
+    app::host_drain(core, admin, &name("h1"), cordon()).await.unwrap();
     rig.reconcile().await;
     let lost = rig.show("a");
     assert_eq!((lost.state, lost.booking.clone()), (VmPhase::Pending, None));
@@ -380,7 +380,7 @@ async fn a_lost_booking_is_tried_again_until_its_deadline() {
     app::host_undrain(core, admin, &name("h1")).await.unwrap();
     rig.reconcile().await;
     assert!(rig.show("a").booking.is_some() && rig.show("b").booking.is_some(), "booked again");
-    app::host_drain(core, admin, &name("h1")).await.unwrap();
+    app::host_drain(core, admin, &name("h1"), cordon()).await.unwrap();
     pass(&rig, &mut [&mut host], minutes(20)).await;
     let failed = rig.show("a");
     assert_eq!(failed.state, VmPhase::Failed);

@@ -4,7 +4,7 @@ use axum::{Json as Answer, extract::State, http::StatusCode};
 use plimsoll_api::{
     ErrorChain,
     cluster::{JoinRequest, JoinResponse},
-    v1::{DrainResponse, HostView},
+    v1::{DrainRequest, DrainResponse, HostView},
 };
 use plimsoll_model::{Name, Timestamp};
 
@@ -14,7 +14,7 @@ use crate::{
     http::{
         Services,
         error::ApiError,
-        extract::{At, Json},
+        extract::{At, Json, OptionalJson},
         listener::Peer,
     },
 };
@@ -40,15 +40,17 @@ pub(super) async fn host_show(
     Ok(Answer(app::host_show(&services.core, &caller, &host)?))
 }
 
-/// Places nothing new on a host.
+/// Empties a host: places nothing new there, and moves its VMs away, now and as long as it is not
+/// undrained.
 #[utoipa::path(post, path = "/v1/hosts/{host}/drain", tag = "hosts",
-    responses((status = 200, body = DrainResponse)))]
+    request_body = DrainRequest, responses((status = 200, body = DrainResponse)))]
 pub(super) async fn host_drain(
     State(services): State<Services>,
     caller: Caller,
     At((host,)): At<(Name,)>,
+    OptionalJson(request): OptionalJson<DrainRequest>,
 ) -> Result<Answer<DrainResponse>, ApiError> {
-    Ok(Answer(app::host_drain(&services.core, &caller, &host).await?))
+    Ok(Answer(app::host_drain(&services.core, &caller, &host, request).await?))
 }
 
 /// Places VMs on a host again.
