@@ -4,11 +4,11 @@
 //! the index first for the best host that breaks none, as if all preferred rules were required;
 //! then, for each rule, for the best that keeps all others, and so on.
 
-use plimsoll_model::Policy;
+use plimsoll_model::{HostId, Policy};
 
 use crate::{
     cluster::Cluster,
-    explanation::{Choice, Explanation, HostVerdict, Refusals, Tally, Verdict},
+    explanation::{Choice, Explanation, HostVerdict, Refusal, Refusals, Tally, Verdict},
     filter::{Asked, Kept, Reach},
     request::Request,
     row::Row,
@@ -80,6 +80,24 @@ impl Cluster {
     pub fn find(&self, request: &Request, policy: Policy) -> Option<Choice> {
         let asked = Asked::new(self, request);
         self.best(&asked, policy).map(|best| best.choice(&asked, policy))
+    }
+
+    /// Whether one host can hold a request, as [`Self::decide`] sees it: the choice that it would be,
+    /// or the first reason why not. None when there is no such host. The policy says which devices it
+    /// would get, and how it scores.
+    #[must_use]
+    pub fn decide_on(
+        &self,
+        request: &Request,
+        host: HostId,
+        policy: Policy,
+    ) -> Option<Result<Choice, Refusal>> {
+        let asked = Asked::new(self, request);
+        let row = self.row(host)?;
+        let Some(candidate) = Candidate::new(&asked, row, policy) else {
+            return asked.first_refusal(asked.view(row)).map(Err);
+        };
+        Some(Ok(candidate.choice(&asked, policy)))
     }
 
     /// [`Self::find`] by a look at every host: what the index is measured against.

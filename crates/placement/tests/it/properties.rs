@@ -167,6 +167,15 @@ fn decide(cluster: &Cluster, world: &World, request: &Request, policy: Policy) -
         assert_eq!(*refusals, explanation.refusals());
     }
     check_explanation(world, request, policy, &explanation);
+    for host in &explanation.hosts {
+        let on = cluster.decide_on(request, host.host, policy).unwrap();
+        match &host.verdict {
+            Verdict::Possible { score, .. } => assert_eq!(on.unwrap().score, *score),
+            Verdict::Refused { reasons } => {
+                assert_eq!(Some(on.unwrap_err()), reasons.first().cloned())
+            }
+        }
+    }
     decided.ok()
 }
 
