@@ -4,6 +4,8 @@
 //! longer than until the next report is due), make it so at once, report. Losing the manager is no
 //! error: it tries again until it is stopped.
 
+mod moving;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
@@ -17,8 +19,10 @@ use plimsoll_api::{
     Client, ClusterClient, JoinToken,
     client::join,
     cluster::{
-        AgentReport, DesiredHost, HostUsage, JoinRequest, ObservedPhase, ObservedVm, Wanted,
+        AgentReport, DesiredHost, DesiredPresent, HostUsage, JoinRequest, ObservedPhase,
+        ObservedVm, Wanted,
     },
+    migration::{DesiredMigration, MigrationStage},
     tls::Identity,
     v1::CreateJoinTokenRequest,
 };
@@ -28,8 +32,12 @@ use uuid::Uuid;
 
 use crate::{endpoint, wait_for};
 
+pub use moving::FakeMove;
+
 /// After a failure: as long until the next try.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How long a step of a move takes.
+const STEP: Duration = Duration::from_millis(20);
 const FIRST_REPORT: Duration = Duration::from_secs(60);
 const REPORT_LIMIT: Duration = Duration::from_secs(20);
 
@@ -81,6 +89,8 @@ pub struct FakeVm {
     pub resources: Resources,
     /// Reboots carried out.
     pub reboots: u64,
+    /// Its part in a move.
+    pub part: Option<FakeMove>,
 }
 
 /// How a fake agent behaves.
@@ -105,6 +115,7 @@ struct FakeState {
     session: Uuid,
     sequence: u64,
     generation: u64,
+    desired: DesiredHost,
     vms: BTreeMap<VmId, FakeVm>,
     last_error: Option<String>,
     reported: bool,
@@ -165,6 +176,7 @@ impl FakeAgent {
                 session: Uuid::new_v4(),
                 sequence: 0,
                 generation: 0,
+                desired: DesiredHost::default(),
                 vms: BTreeMap::new(),
                 last_error: None,
                 reported: false,
@@ -301,10 +313,9 @@ async fn work(client: ClusterClient, shared: Arc<Shared>) {
         }
         let after = shared.host.lock().generation;
         let exchange = async {
-            // The answer takes a moment, and the next report is due by then.
-            let newer = client.desired(after, interval.mul_f64(0.8)).await?;
-            if let Some(desired) = newer {
-                shared.apply(&desired);
+            match client.desired(after, shared.patience(interval)).await? {
+                Some(desired) => shared.apply(&desired),
+                None => shared.go_on(),
             }
             client.report(&shared.report(), REPORT_LIMIT).await
         };
@@ -333,12 +344,50 @@ async fn wait_silent(mut mode: watch::Receiver<Mode>) {
     }
 }
 
+/// A VM that moves: the source has it until it is gone, the target from its arrival on.
+fn take_part(
+    mut vm: FakeVm,
+    present: &DesiredPresent,
+    known: Option<&FakeVm>,
+    mode: Mode,
+) -> FakeVm {
+    let part = match &present.migration {
+        Some(DesiredMigration::Departure(wish)) => {
+            let before = known.and_then(|known| known.part);
+            FakeMove::departs(before, wish, present.resources.memory)
+        }
+        Some(DesiredMigration::Arrival(wish)) => FakeMove::arrives(wish, mode == Mode::Failing),
+        None => return vm,
+    };
+    vm.phase = match part.stage {
+        MigrationStage::Gone | MigrationStage::Waiting => ObservedPhase::Stopped,
+        _ => vm.phase,
+    };
+    vm.part = Some(part);
+    vm
+}
+
 impl Shared {
+    /// How long to wait for a newer desired state: what moves goes on at once.
+    fn patience(&self, interval: Duration) -> Duration {
+        let host = self.host.lock();
+        let moves = host.vms.values().any(|vm| vm.part.is_some_and(|part| part.is_under_way()));
+        // The answer takes a moment, and the next report is due by then.
+        if moves { STEP } else { interval.mul_f64(0.8) }
+    }
+
+    /// What was wanted last, once more: what moves is a step further.
+    fn go_on(&self) {
+        let desired = self.host.lock().desired.clone();
+        self.apply(&desired);
+    }
+
     /// Makes everything so at once.
     fn apply(&self, desired: &DesiredHost) {
         let mode = *self.mode.borrow();
         let mut host = self.host.lock();
         host.generation = desired.generation;
+        host.desired = desired.clone();
         let mut listed = BTreeMap::new();
         for wanted in &desired.vms {
             listed.insert(wanted.vm, ());
@@ -353,6 +402,7 @@ impl Shared {
                     phase: ObservedPhase::Absent,
                     resources: Resources::default(),
                     reboots: 0,
+                    part: None,
                 },
                 Wanted::Present(present) => FakeVm {
                     incarnation: wanted.incarnation,
@@ -373,7 +423,12 @@ impl Shared {
                     },
                     resources: present.resources.clone(),
                     reboots: present.reboots,
+                    part: None,
                 },
+            };
+            let vm = match &wanted.wanted {
+                Wanted::Present(present) => take_part(vm, present, known, mode),
+                Wanted::Absent { .. } => vm,
             };
             host.vms.insert(wanted.vm, vm);
         }
@@ -401,7 +456,7 @@ impl Shared {
                 deflation: None,
                 share: None,
                 deduplication: None,
-                migration: None,
+                migration: fake.part.map(|part| part.observed()),
             })
             .collect();
         let running = vms.iter().filter(|vm| vm.phase == ObservedPhase::Running).count();

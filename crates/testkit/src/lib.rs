@@ -9,5 +9,5 @@ mod endpoint;
 mod fake_agent;
 mod wait;
 
-pub use fake_agent::{FakeAgent, FakeHost, FakeVm, Mode, join_many};
+pub use fake_agent::{FakeAgent, FakeHost, FakeMove, FakeVm, Mode, join_many};
 pub use wait::wait_for;

@@ -10,5 +10,6 @@ mod auth;
 mod cluster;
 mod images;
 mod lifecycle;
+mod migration;
 mod openapi;
 mod process;
