@@ -10,6 +10,7 @@ pub mod bitbrains;
 mod csv;
 mod lines;
 pub mod openb;
+pub mod planetlab;
 mod source;
 #[cfg(test)]
 mod tests;
