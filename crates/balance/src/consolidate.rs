@@ -116,8 +116,8 @@ impl Default for Aim {
     fn default() -> Self {
         Self {
             sight: Sight::default(),
-            deviations_at_least: 0.5,
-            deviations_wanted: 1.5,
+            deviations_at_least: 1.75,
+            deviations_wanted: 2.25,
             fill: 0.9,
             cooldown: 6,
             horizon_hours: 1.0,

@@ -14,6 +14,7 @@
 pub mod azure;
 pub mod churn;
 mod cluster;
+pub mod consolidation;
 #[cfg(test)]
 mod data;
 pub mod engine;
