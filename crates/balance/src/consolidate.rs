@@ -182,12 +182,7 @@ pub struct Plan {
 
 /// Decides what moves now. VMs on hosts that there are not are left alone.
 #[must_use]
-pub fn plan(
-    hosts: &[Host],
-    vms: &[Vm<'_>],
-    constraints: &mut dyn Constraints,
-    aim: &Aim,
-) -> Plan {
+pub fn plan(hosts: &[Host], vms: &[Vm<'_>], constraints: &mut dyn Constraints, aim: &Aim) -> Plan {
     let mut books = Books::new(hosts, vms, aim);
     let watts_before = books.watts();
     let mut stuck = Vec::new();

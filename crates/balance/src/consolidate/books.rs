@@ -114,7 +114,8 @@ impl<'a> Books<'a> {
         let load = &self.loads[host];
         let one = self.forecasts[vm];
         let variance = (load.variance - one.variance).max(0.0);
-        load.mean - one.mean + self.aim.deviations_at_least * variance.sqrt()
+        load.mean - one.mean.min(float(self.hosts[host].cpu_of_one))
+            + self.aim.deviations_at_least * variance.sqrt()
             - float(self.hosts[host].cpu)
     }
 

@@ -70,7 +70,10 @@ impl Forecast {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "2^53 thousandths of a core are more than there are")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "2^53 thousandths of a core are more than there are"
+)]
 pub(super) const fn float(cpu: MilliCores) -> f64 {
     cpu.0 as f64
 }

@@ -15,7 +15,9 @@ pub enum InvalidPowerCurve {
     #[error("a power curve has at least two values, idle and full")]
     TooShort,
     /// One is negative, no number or less than the one before it.
-    #[error("value {at} of a power curve, counted from 0, is negative, no number, or below the one before")]
+    #[error(
+        "value {at} of a power curve, counted from 0, is negative, no number, or below the one before"
+    )]
     NotRising {
         /// Which one.
         at: usize,

@@ -48,9 +48,8 @@ impl Plimsoll {
         for (seen, vm) in self.seen.iter_mut().zip(&experiment.vms) {
             seen.push(cpu(vm.asked[round]));
         }
-        let there: Vec<_> = (0..experiment.vms.len())
-            .filter_map(|vm| Some((vm, fleet.host_of(vm)?)))
-            .collect();
+        let there: Vec<_> =
+            (0..experiment.vms.len()).filter_map(|vm| Some((vm, fleet.host_of(vm)?))).collect();
         let vms = there.iter().map(|(number, host)| {
             let (number, host) = (*number, *host);
             let vm = &experiment.vms[number];

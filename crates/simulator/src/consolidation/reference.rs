@@ -81,13 +81,8 @@ impl Reference {
 
 impl<'a> Draft<'a> {
     fn new(policy: Policy, experiment: &'a Experiment, round: usize, fleet: &Fleet) -> Self {
-        let empty = Load {
-            asked: 0.0,
-            given: 0.0,
-            share: 0.0,
-            history: [0.0; HISTORY],
-            vms: Vec::new(),
-        };
+        let empty =
+            Load { asked: 0.0, given: 0.0, share: 0.0, history: [0.0; HISTORY], vms: Vec::new() };
         let loads = vec![empty; experiment.hosts.len()];
         let mut draft = Self { policy, experiment, round, loads };
         for host in 0..experiment.hosts.len() {
@@ -162,7 +157,9 @@ impl<'a> Draft<'a> {
         for host in (0..over.len()).filter(|host| over[*host]) {
             loop {
                 let vms = self.loads[host].vms.iter().copied();
-                let Some(vm) = vms.min_by_key(|vm| self.experiment.vms[*vm].memory_mb) else { break };
+                let Some(vm) = vms.min_by_key(|vm| self.experiment.vms[*vm].memory_mb) else {
+                    break;
+                };
                 self.take(vm, host);
                 leaving.push(vm);
                 if !self.is_over(host, None) {
@@ -211,8 +208,7 @@ impl<'a> Draft<'a> {
             if !fits || load.given > 0.0 && self.is_over(host, Some(vm)) {
                 continue;
             }
-            let watts =
-                of.power.watts((load.given + asked) / of.mips) - of.power.watts(load.share);
+            let watts = of.power.watts((load.given + asked) / of.mips) - of.power.watts(load.share);
             if best.is_none_or(|(least, _)| watts < least) {
                 best = Some((watts, host));
             }
