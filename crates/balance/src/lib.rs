@@ -5,3 +5,4 @@
 //! simulator, the property tests and the benchmarks run the same code.
 
 pub mod consolidate;
+pub mod defragment;

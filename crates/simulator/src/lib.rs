@@ -17,6 +17,7 @@ mod cluster;
 pub mod consolidation;
 #[cfg(test)]
 mod data;
+pub mod defragmentation;
 pub mod engine;
 pub mod openb;
 pub mod overcommit;
