@@ -17,6 +17,8 @@
 //! not change, no VM moves twice.
 
 mod balancer;
+pub mod consolidate;
+pub mod defragment;
 mod hotspot;
 mod ledger;
 mod observe;

@@ -14,8 +14,10 @@
 pub mod azure;
 pub mod churn;
 mod cluster;
+pub mod consolidation;
 #[cfg(test)]
 mod data;
+pub mod defragmentation;
 pub mod engine;
 pub mod openb;
 pub mod overcommit;

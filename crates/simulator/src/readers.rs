@@ -7,9 +7,11 @@
 
 pub mod azure;
 pub mod bitbrains;
+pub mod bytedance;
 mod csv;
 mod lines;
 pub mod openb;
+pub mod planetlab;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -129,6 +131,37 @@ pub enum ReadError {
         /// Why.
         #[source]
         source: InstanceError,
+    },
+    /// It is not JSON, or not with what belongs in it.
+    #[error("{place}: this is not the JSON that belongs here")]
+    Json {
+        /// Where.
+        place: Place,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A cluster, host or VM is not as it can be.
+    #[error("{file}: {kind} `{name}`: {wrong}")]
+    Record {
+        /// The file.
+        file: String,
+        /// What kind of thing.
+        kind: &'static str,
+        /// Its name, shortened.
+        name: String,
+        /// What is wrong with it.
+        wrong: &'static str,
+    },
+    /// There are fewer clusters.
+    #[error("{file}: there is no cluster {cluster}, counted from 0: it has {clusters}")]
+    NoCluster {
+        /// The file.
+        file: String,
+        /// Which one was asked for.
+        cluster: usize,
+        /// How many there are.
+        clusters: usize,
     },
     /// There is nothing of what was looked for.
     #[error("{file}: there is no {wanted} in it")]

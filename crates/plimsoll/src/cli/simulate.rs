@@ -4,7 +4,7 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Subcommand};
 use plimsoll_model::{Bytes, Fraction, MilliCores, Policy};
-use plimsoll_simulator::{azure::Hosts, overcommit};
+use plimsoll_simulator::{azure::Hosts, consolidation, overcommit};
 
 use super::values;
 
@@ -71,6 +71,25 @@ Examples:
   plimsoll simulate overcommit --format bitbrains traces/bitbrains --host-cores 32 \\
     --host-memory 256GiB --policy plimsoll --risk-cpu 1% --risk-memory 0.1% --json")]
     Overcommit(OvercommitArgs),
+    /// VMs packed onto few hosts while they run: the energy, the moves, and what VMs lose by them
+    #[command(after_help = "\
+The published experiment of CloudSim on a day of PlanetLab: 800 hosts of two kinds, four kinds of VMs,
+a decision every five minutes that knows the demand up to then. The file has one line for each VM: its
+name, then its CPU use in % every five minutes.
+
+Policies: thr-mmt, iqr-mmt, mad-mmt, lr-mmt (CloudSim's, by Beloglazov and Buyya); plimsoll. SLATAH is
+the share of hosts' active time in which VMs have less CPU than they ask for, PDM the share of CPU that
+VMs do not have since they are moved, SLAV their product, ESV that times the energy.
+
+As in CloudSim, memory says how long a move takes and does not limit how many VMs a host has, unless
+--memory enforced. CloudSim ends VMs for good that ask for nothing for five minutes; here they stay,
+unless --idle ends.
+
+Examples:
+  plimsoll simulate consolidate --format planetlab 20110303.csv.xz --policy all
+  plimsoll simulate consolidate --format planetlab 20110303.csv.xz --policy all --idle ends
+  plimsoll simulate consolidate --format planetlab 20110303.csv --policy plimsoll --json")]
+    Consolidate(ConsolidateArgs),
 }
 
 /// Simulates a scenario.
@@ -208,6 +227,84 @@ impl FromStr for OvercommitPolicies {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "all" {
             return Ok(Self(overcommit::Policy::ALL.to_vec()));
+        }
+        text.split(',').map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// Consolidates.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ConsolidateArgs {
+    /// What VMs used in a day, plain or compressed with xz
+    #[arg(value_name = "DAY")]
+    pub(crate) day: PathBuf,
+    /// The format of the file
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: DayFormat,
+    /// Policies, with commas between them, or `all`
+    #[arg(long, value_name = "POLICY", default_value = "all")]
+    pub(crate) policy: ConsolidationPolicies,
+    /// Whether memory limits how many VMs a host has; CloudSim's policies know nothing of it
+    #[arg(long, value_name = "HOW", default_value = "ignored")]
+    pub(crate) memory: MemoryRule,
+    /// What becomes of a VM that asks for nothing for five minutes
+    #[arg(long, value_name = "WHAT", default_value = "stays")]
+    pub(crate) idle: IdleRule,
+}
+
+/// How a day is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum DayFormat {
+    /// A line for each VM: its name, then its CPU use in % by five minutes
+    Planetlab,
+}
+
+/// Whether memory limits how many VMs a host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum MemoryRule {
+    /// Only when VMs are placed at first
+    Ignored,
+    /// Always
+    Enforced,
+}
+
+impl From<MemoryRule> for consolidation::Memory {
+    fn from(rule: MemoryRule) -> Self {
+        match rule {
+            MemoryRule::Ignored => Self::Ignored,
+            MemoryRule::Enforced => Self::Enforced,
+        }
+    }
+}
+
+/// What becomes of a VM that asks for nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum IdleRule {
+    /// It is there all day
+    Stays,
+    /// It ends for good
+    Ends,
+}
+
+impl From<IdleRule> for consolidation::Idle {
+    fn from(rule: IdleRule) -> Self {
+        match rule {
+            IdleRule::Stays => Self::Stays,
+            IdleRule::Ends => Self::Ends,
+        }
+    }
+}
+
+/// One policy of consolidation or several.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ConsolidationPolicies(pub(crate) Vec<consolidation::Policy>);
+
+impl FromStr for ConsolidationPolicies {
+    type Err = consolidation::InvalidPolicy;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "all" {
+            return Ok(Self(consolidation::Policy::ALL.to_vec()));
         }
         text.split(',').map(str::parse).collect::<Result<_, _>>().map(Self)
     }

@@ -13,6 +13,7 @@ use std::{
     thread,
 };
 
+mod consolidate;
 mod overcommit;
 mod scenario;
 
@@ -40,6 +41,7 @@ pub(crate) fn run(command: SimulateCommand, output: Output) -> Outcome {
         SimulateCommand::Openb(args) => openb(&args, output),
         SimulateCommand::Azure(args) => azure(&args, output),
         SimulateCommand::Overcommit(args) => overcommit::run(&args, output),
+        SimulateCommand::Consolidate(args) => consolidate::run(&args, output),
     }
 }
 

@@ -69,6 +69,7 @@ const COMMANDS: &[&[&str]] = &[
     &["simulate", "openb"],
     &["simulate", "azure"],
     &["simulate", "overcommit"],
+    &["simulate", "consolidate"],
     &["completion"],
 ];
 

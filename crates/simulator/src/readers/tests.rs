@@ -10,7 +10,7 @@ use std::{
 use liblzma::write::XzEncoder;
 use proptest::prelude::{any, prop, proptest};
 
-use super::{Limits, Lines, ReadError, azure, bitbrains, openb, source, vbp};
+use super::{Limits, Lines, ReadError, azure, bitbrains, openb, planetlab, source, vbp};
 use crate::data;
 
 /// What reads a file.
@@ -31,8 +31,9 @@ enum As {
     Cpu,
     /// The memory is the file; the VMs are 1 and 2, their CPU `1,5,5` and `2,5,5`.
     Memory,
+    Percents,
 }
-use As::{Cpu, Flavors, Intervals, Lifetimes, Memory, Nodes, Pods, Requests, Vbp, Vms};
+use As::{Cpu, Flavors, Intervals, Lifetimes, Memory, Nodes, Percents, Pods, Requests, Vbp, Vms};
 
 const NODES: &str = "sn,cpu_milli,memory_mib,gpu,model\n";
 const VMS: &str = "vm,cores,mem_cap_mb\n";
@@ -70,6 +71,7 @@ fn read(kind: As, path: &Path, limits: &Limits) -> Result<(), ReadError> {
         Intervals => azure::intervals(path, limits).map(|_| ()),
         Requests => requests(path, &beside("0 U0,U0,|,C1\n300 U1\n")),
         Lifetimes => requests(&beside("0 a,b,|,a\n300 b\n"), path),
+        Percents => planetlab::read(path, limits).map(|_| ()),
         Vms | Cpu | Memory => {
             let list = format!("{VMS}1,1,1\n2,1,1\n");
             let matrix = if matches!(kind, Vms) { "1,5\n2,5\n" } else { "1,5,5\n2,5,5\n" };
@@ -97,6 +99,21 @@ fn text<'a>(file: &str, text: &'a str, limits: &Limits) -> Lines<&'a [u8]> {
 type Case = (As, &'static [&'static str], u64, usize, &'static str);
 
 const BROKEN: &[Case] = &[
+    (Percents, &["a,1,2\n", "b,1\n"], 2, 4, "as many slots as on the first line, found the end"),
+    (
+        Percents,
+        &["a,1,2\n", "\n", "b,1,2,3\n"],
+        3,
+        7,
+        "as many slots as on the first line, found `3`",
+    ),
+    (Percents, &["a\n"], 1, 2, "expected CPU use in %, as many slots"),
+    (Percents, &["a,\n"], 1, 3, "a whole number from 0 to 100, found nothing"),
+    (Percents, &["a,1,101\n"], 1, 5, "a whole number from 0 to 100, found `101`"),
+    (Percents, &["a,1,1.5\n"], 1, 5, "found `1.5`"),
+    (Percents, &["a,-1\n"], 1, 3, "found `-1`"),
+    (Percents, &[",1\n"], 1, 1, "a VM's name of 1 to 253 bytes, found nothing"),
+    (Percents, &["a,1\n"; 21], 21, 1, "more than 20 VMs"),
     (Vbp, &[""], 1, 1, "expected the number of dimensions, found the end of the file"),
     (Vbp, &["two\n"], 1, 1, "above 0, found `two`"),
     (Vbp, &["0\n"], 1, 1, "above 0, found `0`"),
@@ -416,6 +433,21 @@ fn what_vms_used_is_read_plain_or_compressed() {
 }
 
 #[test]
+fn days_are_read_plain_or_compressed() {
+    let folder = tempfile::tempdir().unwrap();
+    let day = b"one,1,100\r\n\ntwo,0,7";
+    for bytes in [day.to_vec(), xz(day)] {
+        let vms =
+            planetlab::read(&written(folder.path(), "day", &bytes), &Limits::default()).unwrap();
+        let said: Vec<_> = vms.iter().map(|vm| (&*vm.name, &*vm.cpu_percent)).collect();
+        assert_eq!(said, [("one", &[1, 100][..]), ("two", &[0, 7])]);
+    }
+    let empty = written(folder.path(), "empty", b"\n\n");
+    let said = planetlab::read(&empty, &Limits::default()).unwrap_err().to_string();
+    assert!(said.ends_with("empty: there is no VM in it"), "{said}");
+}
+
+#[test]
 fn requests_and_lifetimes_find_each_other() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -494,6 +526,7 @@ fn every_reader(bytes: &[u8]) {
     let _ = bitbrains::read_from(lines(), lines(), lines(), &limits);
     let vms = || Lines::new("vms".to_owned(), "vm,cores,mem_cap_mb\n1,1,1\n".as_bytes(), &limits);
     let _ = bitbrains::read_from(vms(), lines(), lines(), &limits);
+    let _ = planetlab::read_from(lines(), &limits);
     let _ = azure::flavors_from(lines());
     let _ = azure::intervals_from(lines());
     let flavors = azure::flavors_from(text("map", "1,2 a\n2,4 b\n", &limits)).unwrap();
