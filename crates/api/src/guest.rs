@@ -32,8 +32,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use facts::{
-    ApplicationLatency, CpuCounts, CpuTime, Facts, Hundredths, InterfaceAddress, InterfaceFacts, MemoryFacts, Pressure,
-    PressureFacts,
+    ApplicationLatency, CpuCounts, CpuTime, Facts, Hundredths, InterfaceAddress, InterfaceFacts,
+    MemoryFacts, Pressure, PressureFacts,
 };
 
 /// Version of this protocol; raised when a message changes its meaning.

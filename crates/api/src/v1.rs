@@ -15,9 +15,11 @@
 //!   GET    /v1/hosts                                         GET|DELETE /v1/hosts/H
 //!   POST   /v1/hosts/H/{drain,undrain,fence}
 //!   POST|GET /v1/tokens    DELETE /v1/tokens/ID              POST /v1/join-tokens
+//!   GET    /v1/balance                                       POST /v1/balance/{plan,apply}
 //!   GET    /v1/events?after=S&limit=N&project=P&wait_ms=W
 //! ```
 
+mod balance;
 mod migration;
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
@@ -37,6 +39,10 @@ use crate::{
     guest::Facts,
 };
 
+pub use balance::{
+    BalanceAction, BalanceMode, BalancePlan, BalanceSettings, BalanceStep, BalanceView,
+    HostForecast, HostLoad, InvalidBalanceMode,
+};
 pub use migration::{
     DrainProspect, DrainRequest, DrainResponse, DrainView, DrainedVm, LastMigration,
     MigrateRequest, MigrateResponse, MigrationCause, MigrationOutcome, MigrationPrediction,
@@ -625,6 +631,9 @@ pub struct Settings {
     /// The length of a slot, in seconds: how finely it is remembered what VMs use.
     #[serde(default = "five_minutes")]
     pub slot_s: u32,
+    /// What is done about hosts that run hot.
+    #[serde(default)]
+    pub balance: BalanceSettings,
 }
 
 const fn five_minutes() -> u32 {
@@ -644,6 +653,7 @@ impl Default for Settings {
             risk_cpu: Fraction::ZERO,
             risk_memory: Fraction::ZERO,
             slot_s: five_minutes(),
+            balance: BalanceSettings::default(),
         }
     }
 }
@@ -685,6 +695,18 @@ pub struct SetSettingsRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<f64>))]
     pub risk_memory: Option<Fraction>,
+    /// See [`BalanceSettings::mode`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balance_mode: Option<BalanceMode>,
+    /// See [`BalanceSettings::threshold_percent`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balance_threshold_percent: Option<u8>,
+    /// See [`BalanceSettings::cooldown_s`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balance_cooldown_s: Option<u32>,
+    /// See [`BalanceSettings::moves_at_once`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balance_moves_at_once: Option<u32>,
 }
 
 /// Who asks, as the manager sees it.

@@ -9,8 +9,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use plimsoll_api::guest::{
-    ApplicationLatency, CpuTime, Facts, Hundredths, InterfaceAddress, InterfaceFacts, MAX_ADDRESSES, MAX_INTERFACES,
-    MAX_TEXT_BYTES, MemoryFacts, Pressure, PressureFacts, to_printable,
+    ApplicationLatency, CpuTime, Facts, Hundredths, InterfaceAddress, InterfaceFacts,
+    MAX_ADDRESSES, MAX_INTERFACES, MAX_TEXT_BYTES, MemoryFacts, Pressure, PressureFacts,
+    to_printable,
 };
 
 use crate::system::{System, hundredths};
@@ -240,7 +241,6 @@ mod tests {
             assert_eq!(parse_latency(bad), None, "{bad}");
         }
     }
-
 
     #[test]
     fn kernel_files_are_read() {

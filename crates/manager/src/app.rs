@@ -12,6 +12,7 @@ use plimsoll_model::{Name, Project, ProjectId, Role, TokenId};
 use crate::core::State;
 
 pub mod agent;
+mod balance;
 pub(crate) mod change;
 pub mod drain;
 pub mod error;
@@ -29,6 +30,7 @@ pub mod token;
 pub mod vm;
 
 pub use agent::{agent_desired, agent_report};
+pub use balance::{balance_apply, balance_plan, balance_show};
 pub use drain::host_drain;
 pub use error::{AppError, Invalid, Noun};
 pub use event::event_list;

@@ -25,7 +25,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
     app::AppError,
-    reconcile::{FencingCommand, draining::HeldUp, reservations::Review},
+    reconcile::{FencingCommand, balance::Balance, draining::HeldUp, reservations::Review},
 };
 
 pub mod clock;
@@ -164,6 +164,8 @@ struct Inner {
     held_up: Mutex<BTreeMap<VmId, HeldUp>>,
     /// How far the look at all bookings is.
     review: Mutex<Review>,
+    /// What is remembered for balancing.
+    balance: Balance,
     nudge: Notify,
     /// At which hosts are told what they should do.
     pace: Pace,
@@ -245,6 +247,7 @@ impl Core {
             waiting: Mutex::default(),
             held_up: Mutex::default(),
             review: Mutex::default(),
+            balance: Balance::default(),
             nudge: Notify::new(),
             pace: Pace::new(TOLD_PER_CORE.saturating_mul(cores), TOLD_AT_ONCE, MAX_UNTOLD),
             started_at: now,
@@ -319,6 +322,11 @@ impl Core {
 
     pub(crate) fn note_review(&self, review: Review) {
         *self.inner.review.lock() = review;
+    }
+
+    /// What is remembered for balancing.
+    pub(crate) fn balance(&self) -> &Balance {
+        &self.inner.balance
     }
 
     pub(crate) fn config(&self) -> &CoreConfig {

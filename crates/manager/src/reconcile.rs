@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::{app::AppError, core::Core};
 
+pub(crate) mod balance;
 pub(crate) mod credits;
 pub(crate) mod draining;
 pub(crate) mod ending;
@@ -45,6 +46,8 @@ pub fn spawn(core: &Core) -> Reconcilers {
     tasks.spawn(repeat(core.clone(), "ending", every, ending::reconcile));
     tasks.spawn(repeat(core.clone(), "credits", slowly, credits::reconcile));
     tasks.spawn(repeat(core.clone(), "tokens", slowly, tokens::reconcile));
+    let balance = |core: Core| async move { core.balance().reconcile(core.clone()).await };
+    tasks.spawn(repeat(core.clone(), "balance", every, balance));
     let overcommitter = std::sync::Arc::new(overcommit::Overcommitter::default());
     let reckon = move |core| {
         let overcommitter = std::sync::Arc::clone(&overcommitter);

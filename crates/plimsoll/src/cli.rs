@@ -11,6 +11,7 @@ use plimsoll_model::Name;
 pub(crate) mod cluster;
 pub(crate) mod image;
 pub(crate) mod lab;
+pub(crate) mod migrate;
 pub(crate) mod project;
 pub(crate) mod simulate;
 pub(crate) mod values;
@@ -149,6 +150,9 @@ pub(crate) enum Command {
     /// Settings of the cluster
     #[command(subcommand)]
     Settings(cluster::SettingsCommand),
+    /// VMs that move off hosts that run hot
+    #[command(subcommand)]
+    Balance(cluster::BalanceCommand),
     /// The cluster in numbers
     Status(cluster::StatusArgs),
     /// Who the manager takes you for

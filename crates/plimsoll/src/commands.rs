@@ -11,6 +11,7 @@ use crate::{
 };
 
 mod apply;
+mod balance;
 mod bench;
 mod context;
 mod events;
@@ -19,6 +20,7 @@ mod explain;
 mod host;
 mod image;
 mod lab;
+mod migrate;
 mod network;
 mod profile;
 mod project;
@@ -76,6 +78,7 @@ async fn with_manager(
         Command::Token(command) => token::run(command, connection, output).await?,
         Command::JoinToken(command) => token::join(command, connection, output).await?,
         Command::Settings(command) => settings::run(command, connection, output).await?,
+        Command::Balance(command) => balance::run(&command, connection, output).await?,
         Command::Status(args) => settings::status(&args, connection, output).await?,
         Command::Whoami(_) => settings::whoami(connection, output).await?,
         _ => return Err(Failure::new("this command needs no manager")),

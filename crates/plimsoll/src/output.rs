@@ -11,8 +11,10 @@ use serde::Serialize;
 
 use crate::failure::{Failure, Outcome};
 
+pub(crate) mod balance;
 pub(crate) mod cluster;
 pub(crate) mod explain;
+pub(crate) mod migration;
 pub(crate) mod progress;
 pub(crate) mod vm;
 

@@ -133,7 +133,11 @@ async fn a_vm_moves_with_its_memory_and_its_disk() {
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_follows_where_the_guest_writes_too_fast() {
     let Some(mut pair) = Pair::start().await else { return };
-    let hold = ["sh", "-c", "plimsoll-workload hold --size 64M --churn 48M --seconds 300 >/dev/null 2>&1 &"];
+    let hold = [
+        "sh",
+        "-c",
+        "plimsoll-workload hold --size 64M --churn 48M --seconds 300 >/dev/null 2>&1 &",
+    ];
     pair.source.exec(pair.vm, &hold).await;
     let slow = plimsoll_model::BytesPerSecond(16 << 20);
     let limits =
@@ -151,7 +155,11 @@ async fn memory_follows_where_the_guest_writes_too_fast() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_move_that_does_not_converge_is_refused_by_its_deadline() {
     let Some(mut pair) = Pair::start().await else { return };
-    let hold = ["sh", "-c", "plimsoll-workload hold --size 64M --churn 48M --seconds 300 >/dev/null 2>&1 &"];
+    let hold = [
+        "sh",
+        "-c",
+        "plimsoll-workload hold --size 64M --churn 48M --seconds 300 >/dev/null 2>&1 &",
+    ];
     pair.source.exec(pair.vm, &hold).await;
     let slow = plimsoll_model::BytesPerSecond(4 << 20);
     let limits = MigrationLimits {

@@ -16,12 +16,12 @@ use crate::{
     agent::{ExecRequest, ExecResponse, LogQuery},
     tls,
     v1::{
-        ClusterStatus, CreateImageRequest, CreateJoinTokenRequest, CreateJoinTokenResponse,
-        CreateNetworkRequest, CreateProjectRequest, CreateTokenRequest, CreateTokenResponse,
-        CreateVmsRequest, CreateVmsResponse, DeflateVmRequest, DrainRequest, DrainResponse,
-        EventQuery, ExplainRequest, Explanation, HostView, MigrateRequest, MigrateResponse,
-        ProjectView, Reservation, SetProjectRequest, SetSettingsRequest, SetVmRequest, Settings,
-        StopVmRequest, TokenView, VmView, WhoAmI,
+        BalanceView, ClusterStatus, CreateImageRequest, CreateJoinTokenRequest,
+        CreateJoinTokenResponse, CreateNetworkRequest, CreateProjectRequest, CreateTokenRequest,
+        CreateTokenResponse, CreateVmsRequest, CreateVmsResponse, DeflateVmRequest, DrainRequest,
+        DrainResponse, EventQuery, ExplainRequest, Explanation, HostView, MigrateRequest,
+        MigrateResponse, ProjectView, Reservation, SetProjectRequest, SetSettingsRequest,
+        SetVmRequest, Settings, StopVmRequest, TokenView, VmView, WhoAmI,
     },
 };
 
@@ -308,6 +308,30 @@ impl Client {
     /// See [`Client::get`].
     pub async fn cancel_migration(&self, project: &Name, vm: &Name) -> Result<VmView, ClientError> {
         self.post_nothing(&format!("/v1/projects/{project}/vms/{vm}/migrate/cancel")).await
+    }
+
+    /// How balanced the cluster is, with the last plan.
+    ///
+    /// # Errors
+    /// See [`Client::get`].
+    pub async fn balance(&self) -> Result<BalanceView, ClientError> {
+        self.get("/v1/balance").await
+    }
+
+    /// Makes a plan on what is known now, and carries nothing out.
+    ///
+    /// # Errors
+    /// See [`Client::get`].
+    pub async fn plan_balance(&self) -> Result<BalanceView, ClientError> {
+        self.post_nothing("/v1/balance/plan").await
+    }
+
+    /// Makes a plan, and begins its steps.
+    ///
+    /// # Errors
+    /// See [`Client::get`].
+    pub async fn apply_balance(&self) -> Result<BalanceView, ClientError> {
+        self.post_nothing("/v1/balance/apply").await
     }
 
     /// Has a VM rebooted.

@@ -234,6 +234,7 @@ fn register(
         lease_generation: 0,
         end_announced: false,
         booking: None,
+        balanced_deflation: false,
         cleanups: BTreeMap::new(),
         migration: None,
         last_migration: None,

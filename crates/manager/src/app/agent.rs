@@ -4,6 +4,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use plimsoll_api::cluster::{AgentReport, DesiredHost, MemoryState, ObservedPhase, ReportReply};
 use plimsoll_api::guest::to_printable;
+use plimsoll_api::v1::BalanceMode;
 use plimsoll_model::{
     EventKind, HostEvent, HostId, HostPhase, Severity, Subject, Timestamp, VmEvent, VmId, VmPhase,
 };
@@ -19,6 +20,7 @@ use crate::{
         telemetry::{NotTaken, Notice, REPLIES_TO_ARM, Seen},
         txn::Txn,
     },
+    reconcile::balance,
 };
 
 /// The most VMs that one report may name.
@@ -72,8 +74,14 @@ pub async fn agent_report(
             NotTaken::Stale => AppError::StaleReport,
             NotTaken::BeingFenced => AppError::BeingFenced,
         })?;
-    let interval_ms =
+    let mut interval_ms =
         interval_ms(settings.lease_ms, settings.unreachable_after_ms, state.hosts.len());
+    if settings.balance.mode != BalanceMode::Off {
+        // Never more seldom than what must not run out allows, nor all hosts together too often.
+        let hosts = u64::try_from(state.hosts.len()).unwrap_or(u64::MAX);
+        let fresh = hosts.saturating_mul(1000) / REPORTS_PER_SECOND;
+        interval_ms = interval_ms.min(balance::REPORT_MS.max(fresh));
+    }
     let report = Arc::new(report);
     let taken = Taken { host, report, notices, armable, now, monotonic };
     let state = if taken.changes(core, &state) {

@@ -144,6 +144,7 @@ pub(crate) fn deflate(
     let mut new = record.clone();
     new.vm.generation = generation;
     new.vm.deflation = Some(deflation);
+    new.balanced_deflation = false;
     let message = format!("asked for {memory_percent} % of memory, {cpu_percent} % of CPU");
     txn.vm_event(Severity::Info, EventKind::VmDeflated, &new, message);
     txn.put_vm(new);
@@ -160,6 +161,7 @@ pub(crate) fn inflate(txn: &mut Txn<'_>, record: &VmRecord) -> Result<(), AppErr
     let mut new = record.clone();
     new.vm.generation += 1;
     new.vm.deflation = None;
+    new.balanced_deflation = false;
     txn.vm_event(Severity::Info, EventKind::VmInflated, &new, "has all that it is promised");
     txn.put_vm(new);
     Ok(())

@@ -246,6 +246,9 @@ pub enum AppError {
     /// The change could not be written; it has not happened.
     #[error("the change could not be written to the store")]
     Store(#[source] Arc<CommitError>),
+    /// No plan can be made: what the manager knows contradicts itself.
+    #[error("cannot make a plan")]
+    NoPlan(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A record could not be encoded.
     #[error("a record could not be encoded")]
     Encode(#[source] StoreError),
@@ -296,7 +299,7 @@ impl AppError {
             Self::Unsupported { .. } => ErrorCode::Unsupported,
             Self::Unreachable { .. } | Self::ShuttingDown => ErrorCode::Unreachable,
             Self::Busy => ErrorCode::TooManyRequests,
-            Self::Store(_) | Self::Encode(_) => ErrorCode::Internal,
+            Self::Store(_) | Self::Encode(_) | Self::NoPlan(_) => ErrorCode::Internal,
         }
     }
 
@@ -354,6 +357,7 @@ impl AppError {
             }
             Self::Busy => "wait a moment and try again".into(),
             Self::ShuttingDown => "try again when it is back".into(),
+            Self::NoPlan(_) => "this is a fault of Plimsoll: please report it with the manager's log".into(),
             Self::Store(_) | Self::Encode(_) => {
                 "nothing was changed; check the manager's log and its disk space".into()
             }

@@ -1,6 +1,6 @@
 //! The cluster's settings.
 
-use plimsoll_api::v1::{SetSettingsRequest, Settings};
+use plimsoll_api::v1::{BalanceSettings, SetSettingsRequest, Settings};
 
 use plimsoll_model::{EventKind, Fraction, Role, Severity, Subject};
 
@@ -78,6 +78,12 @@ fn apply(new: &mut Settings, request: &SetSettingsRequest) {
     new.slot_s = request.slot_s.unwrap_or(new.slot_s);
     new.risk_cpu = request.risk_cpu.unwrap_or(new.risk_cpu);
     new.risk_memory = request.risk_memory.unwrap_or(new.risk_memory);
+    let balance = &mut new.balance;
+    balance.mode = request.balance_mode.unwrap_or(balance.mode);
+    balance.threshold_percent =
+        request.balance_threshold_percent.unwrap_or(balance.threshold_percent);
+    balance.cooldown_s = request.balance_cooldown_s.unwrap_or(balance.cooldown_s);
+    balance.moves_at_once = request.balance_moves_at_once.unwrap_or(balance.moves_at_once);
 }
 
 fn check(settings: &Settings) -> Result<(), AppError> {
@@ -125,10 +131,37 @@ fn check(settings: &Settings) -> Result<(), AppError> {
             "use 1 second to one hour",
         ));
     }
+    check_balance(&settings.balance)?;
     for (field, risk) in [("risk_cpu", settings.risk_cpu), ("risk_memory", settings.risk_memory)] {
         if risk > MAX_RISK {
             return Err(AppError::invalid(field, risk.to_string(), "use 0 to 0.5, such as 0.01"));
         }
+    }
+    Ok(())
+}
+
+fn check_balance(balance: &BalanceSettings) -> Result<(), AppError> {
+    let BalanceSettings { threshold_percent, cooldown_s, moves_at_once, .. } = *balance;
+    if !(20..=95).contains(&threshold_percent) {
+        return Err(AppError::invalid(
+            "balance_threshold_percent",
+            format!("{threshold_percent} %"),
+            "use 20 to 95 percent",
+        ));
+    }
+    if cooldown_s > 86_400 {
+        return Err(AppError::invalid(
+            "balance_cooldown_s",
+            format!("{cooldown_s} s"),
+            "use at most one day",
+        ));
+    }
+    if !(1..=100).contains(&moves_at_once) {
+        return Err(AppError::invalid(
+            "balance_moves_at_once",
+            moves_at_once.to_string(),
+            "use 1 to 100",
+        ));
     }
     Ok(())
 }

@@ -114,6 +114,9 @@ pub struct VmRecord {
     /// Where and when it is to start; only while it is pending and was never placed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub booking: Option<Booking>,
+    /// What is taken from it for now is taken by balancing, and not by a user.
+    #[serde(default)]
+    pub balanced_deflation: bool,
     /// Hosts that must confirm that they hold nothing of it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub cleanups: BTreeMap<HostId, Cleanup>,

@@ -1,6 +1,7 @@
 //! The users' API: see [`plimsoll_api::v1`] for the list of endpoints.
 
 mod access;
+mod balance;
 mod cluster;
 mod hosts;
 mod images;
@@ -31,6 +32,9 @@ pub(super) fn described() -> OpenApiRouter<Services> {
         .routes(routes!(cluster::status_show))
         .routes(routes!(cluster::whoami))
         .routes(routes!(cluster::settings_show, cluster::settings_set))
+        .routes(routes!(balance::balance_show))
+        .routes(routes!(balance::balance_plan))
+        .routes(routes!(balance::balance_apply))
         .routes(routes!(cluster::event_list))
         .routes(routes!(projects::project_create, projects::project_list))
         .routes(routes!(projects::project_show, projects::project_set, projects::project_delete))

@@ -10,7 +10,10 @@ use plimsoll_model::{
 use plimsoll_simulator::churn::Rules;
 use serde::Serialize;
 
-use super::values::{duration, share};
+use super::{
+    migrate::DrainArgs,
+    values::{duration, share},
+};
 
 /// Runs the manager.
 #[derive(Clone, Debug, Args)]
@@ -129,12 +132,17 @@ Examples:
 Examples:
   plimsoll host show host-1")]
     Show(HostArgs),
-    /// Place nothing new on a host; VMs that run there stay until they are stopped
+    /// Empty a host: place nothing new there, and move its VMs away
     #[command(after_help = "\
+What becomes of each VM is said first: where it moves, or why it stays. What fails to move is tried
+again, until the host is undrained. VMs that do not run stay where they are if their disk is there.
+
 Examples:
-  plimsoll host drain host-1")]
-    Drain(HostArgs),
-    /// Place VMs on a host again
+  plimsoll host drain host-1
+  plimsoll host drain host-1 --max-parallel 4 --bandwidth 200MiB/s --no-wait
+  plimsoll host drain host-1 --cordon-only    (nothing moves)")]
+    Drain(DrainArgs),
+    /// Place VMs on a host again; those that have moved away stay away
     #[command(after_help = "\
 Examples:
   plimsoll host undrain host-1")]
@@ -209,8 +217,9 @@ Examples:
 Examples:
   plimsoll settings set --policy least-free
   plimsoll settings set --dead-after 60s --lease 30s
-  plimsoll settings set --risk-cpu 1% --risk-memory 0.1%")]
-    Set(SettingsArgs),
+  plimsoll settings set --risk-cpu 1% --risk-memory 0.1%
+  plimsoll settings set --balance automatic --balance-threshold 75%")]
+    Set(Box<SettingsArgs>),
 }
 
 /// Changes settings.
@@ -218,6 +227,7 @@ Examples:
 #[group(id = "setting", required = true, multiple = true, args = [
     "policy", "unreachable_after", "dead_after", "lease", "vm_memory_overhead", "end_warning",
     "risk_cpu", "risk_memory", "slot",
+    "balance", "balance_threshold", "balance_cooldown", "balance_moves",
     "price_core", "price_memory", "price_disk", "price_network", "price_accelerator"])]
 pub(crate) struct SettingsArgs {
     /// The placement policy
@@ -249,6 +259,18 @@ pub(crate) struct SettingsArgs {
     /// The length of a slot [default: 5m]; changing it forgets what was learnt
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Overcommitment")]
     pub(crate) slot: Option<Duration>,
+    /// What is done about hosts that run hot: off, advise or automatic
+    #[arg(long, value_name = "MODE", help_heading = "Balancing")]
+    pub(crate) balance: Option<plimsoll_api::v1::BalanceMode>,
+    /// A host is hot when it is asked for more than this of what it has [default: 75%]
+    #[arg(long, value_name = "SHARE", value_parser = percent, help_heading = "Balancing")]
+    pub(crate) balance_threshold: Option<u8>,
+    /// A VM that has moved is not moved again for so long [default: 5m]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Balancing")]
+    pub(crate) balance_cooldown: Option<Duration>,
+    /// How many VMs move at the same time [default: 4]
+    #[arg(long, value_name = "N", help_heading = "Balancing")]
+    pub(crate) balance_moves: Option<u32>,
     /// Millionths of a credit for a core for an hour
     #[arg(long, value_name = "PRICE", help_heading = "Prices")]
     pub(crate) price_core: Option<u64>,
@@ -325,6 +347,40 @@ Examples:
   plimsoll bench cascade
   plimsoll bench cascade --swap zram --rounds 1 --json")]
     Cascade(BenchCascadeArgs),
+    /// How long a VM stands still when it moves, and how long that takes: Plimsoll against bare QEMU
+    #[command(after_help = "\
+Needs root and the image `tiny`. A lab of two hosts with disks of their own comes up, and a VM that
+rewrites its memory is moved to and fro; in turn the same machine is moved by QEMU's monitor alone,
+without TLS. What is printed are medians.
+
+Examples:
+  plimsoll bench migrate
+  plimsoll bench migrate --writes 50MiB/s --rounds 9 --json")]
+    Migrate(BenchMigrateArgs),
+}
+
+/// Measures moves.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchMigrateArgs {
+    /// How often each is moved, by turns
+    #[arg(long, value_name = "N", default_value_t = 5,
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// What the VM has
+    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    pub(crate) memory: Bytes,
+    /// What it rewrites of its memory in a second
+    #[arg(long, value_name = "SIZE", default_value = "10MiB/s")]
+    pub(crate) writes: plimsoll_model::BytesPerSecond,
+    /// The most that is sent in a second, memory and disk each
+    #[arg(long, value_name = "SIZE", default_value = "1GiB/s")]
+    pub(crate) bandwidth: plimsoll_model::BytesPerSecond,
+    /// The directory of the image `tiny`, which has the load in it
+    #[arg(long, value_name = "DIR", default_value = ".build/images/tiny")]
+    pub(crate) image: PathBuf,
+    /// Where the lab's data lies; by default below /var/lib/plimsoll/labs
+    #[arg(long, value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
 }
 
 /// What is swapped to.
@@ -510,4 +566,36 @@ pub(crate) struct TunnelArgs {
     /// The VM's directory
     #[arg(long, value_name = "DIR")]
     pub(crate) directory: PathBuf,
+}
+
+/// Moving VMs off hosts that run hot.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BalanceCommand {
+    /// How busy hosts are, what is planned, and why nothing more is
+    #[command(after_help = "\
+Examples:
+  plimsoll balance status
+  plimsoll balance status --json")]
+    Status,
+    /// Make a plan on what is known now, and carry nothing out
+    #[command(after_help = "\
+A plan needs samples: with `settings set --balance advise` hosts are looked at all the time.
+
+Examples:
+  plimsoll balance plan")]
+    Plan,
+    /// Make a plan, and begin its steps
+    #[command(after_help = "\
+Steps that wait for others are not begun: plan again when the first are over. To have all of this done
+by itself: plimsoll settings set --balance automatic
+
+Examples:
+  plimsoll balance apply")]
+    Apply,
+}
+
+/// A share in whole percent: `75%` or `75`.
+fn percent(text: &str) -> Result<u8, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim();
+    number.parse().map_err(|_| format!("`{text}` is no percentage, such as 75%"))
 }

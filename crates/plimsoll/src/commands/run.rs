@@ -204,6 +204,7 @@ pub(crate) async fn bench(command: BenchCommand, output: Output) -> Outcome {
             tokio::task::block_in_place(|| super::bench::reclaim::reclaim(&args, output))
         }
         BenchCommand::Cascade(args) => super::bench::cascade::cascade(&args, output).await,
+        BenchCommand::Migrate(args) => super::bench::migrate::migrate(&args, output).await,
         BenchCommand::Manager(args) => super::bench::manager(&args, output).await,
     }
 }

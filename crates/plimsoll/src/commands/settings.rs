@@ -63,6 +63,10 @@ async fn set(args: &SettingsArgs, connection: &Connection) -> Outcome<plimsoll_a
         risk_cpu: args.risk_cpu,
         risk_memory: args.risk_memory,
         slot_s: args.slot.map(seconds),
+        balance_mode: args.balance,
+        balance_threshold_percent: args.balance_threshold,
+        balance_cooldown_s: args.balance_cooldown.map(seconds),
+        balance_moves_at_once: args.balance_moves,
     };
     connection.client.set_settings(&request).await.or_fail(what)
 }

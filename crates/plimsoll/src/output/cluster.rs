@@ -114,6 +114,15 @@ pub(crate) fn host(output: &Output, host: &HostView, now: Timestamp) -> String {
         ),
         ("takes new vms", if host.schedulable { "yes" } else { "no: drained" }.to_owned()),
     ];
+    if let Some(drain) = &host.draining {
+        let parallel = drain.parallel;
+        let since = age(drain.since, now);
+        facts.push(("is emptied", format!("for {since}, {parallel} VMs at once")));
+        for vm in &drain.waiting {
+            let why = vm.why.as_deref().map(tame).unwrap_or_default();
+            facts.push(("held up", format!("{}/{}: {why}", vm.project, vm.vm)));
+        }
+    }
     if let Some(fencing) = fencing {
         facts.push(("fenced", fencing.to_owned()));
     }
@@ -415,12 +424,22 @@ pub(crate) fn settings(output: &Output, settings: &Settings) -> String {
         ("vm memory overhead", settings.vm_memory_overhead.to_string()),
         ("end warning", format!("{}s", settings.end_warning_s)),
         ("overcommitment", overcommitment(settings)),
+        ("balancing", balancing(&settings.balance)),
         ("price of a core hour", price(settings.prices.core_hour).to_string()),
         ("price of a memory GiB hour", price(settings.prices.memory_gib_hour).to_string()),
         ("price of a disk GiB hour", price(settings.prices.disk_gib_hour).to_string()),
         ("price of a network Gbit/s hour", price(settings.prices.network_gbit_hour).to_string()),
         ("price of an accelerator hour", price(settings.prices.accelerator_hour).to_string()),
     ])
+}
+
+fn balancing(settings: &plimsoll_api::v1::BalanceSettings) -> String {
+    let plimsoll_api::v1::BalanceSettings { mode, threshold_percent, cooldown_s, moves_at_once } =
+        settings;
+    format!(
+        "{mode}: hosts are hot above {threshold_percent} %, {moves_at_once} moves at once, none of \
+         the same VM within {cooldown_s}s"
+    )
 }
 
 /// The cluster in numbers; with `tasks` also each reconciler's last result.

@@ -16,6 +16,7 @@ mod failover;
 mod host_failure;
 mod lab;
 mod limits;
+mod migration;
 mod network;
 mod observer;
 mod qemu_killed;

@@ -96,7 +96,10 @@ pub(crate) async fn migrate(args: &BenchMigrateArgs, output: Output) -> Outcome 
 fn people(output: &Output, report: &Report) -> String {
     let Report { memory, writes, bandwidth, rounds, .. } = report;
     let mut facts = vec![
-        ("VM", format!("{memory}, of which {writes}/s are rewritten; at most {bandwidth}/s are sent")),
+        (
+            "VM",
+            format!("{memory}, of which {writes}/s are rewritten; at most {bandwidth}/s are sent"),
+        ),
         ("rounds", rounds.to_string()),
     ];
     for (name, way) in [("Plimsoll", &report.plimsoll), ("bare QEMU", &report.bare_qemu)] {
@@ -207,11 +210,7 @@ fn ratio(ours: f64, theirs: f64) -> f64 {
 
 fn way(moves: Vec<Move>) -> Way {
     let of = |value: fn(&Move) -> f64| rounded(median(moves.iter().map(value).collect()));
-    Way {
-        downtime_ms: of(|moved| moved.downtime_ms),
-        total_ms: of(|moved| moved.total_ms),
-        moves,
-    }
+    Way { downtime_ms: of(|moved| moved.downtime_ms), total_ms: of(|moved| moved.total_ms), moves }
 }
 
 fn vm_request(args: &BenchMigrateArgs, name: Name, image: Name) -> CreateVmsRequest {

@@ -10,7 +10,7 @@ use plimsoll_reclaim::{
 use serde::Serialize;
 use tokio::time::sleep;
 
-use super::{LEAST_PART, Guest};
+use super::{Guest, LEAST_PART};
 use crate::failure::{Failure, Outcome};
 
 /// Guests tell about themselves every ten seconds.

@@ -109,7 +109,7 @@ impl Bare {
         let (mut stopped, mut continued) = (None, false);
         loop {
             if let Ok(Ok(event)) = timeout(LOOK * 50, source.events.recv()).await {
-                note(&event, EventKind::Stop, &mut stopped);
+                note(&event, &EventKind::Stop, &mut stopped);
             }
             let info = source.qmp.query_migrate().await?;
             match info.status {
@@ -132,12 +132,12 @@ impl Bare {
             }
         }
         while let Ok(event) = source.events.try_recv() {
-            note(&event, EventKind::Stop, &mut stopped);
+            note(&event, &EventKind::Stop, &mut stopped);
         }
         let mut resumed = None;
         while resumed.is_none() {
             let event = timeout(LIMIT, target.events.recv()).await?;
-            note(&event?, EventKind::Resume, &mut resumed);
+            note(&event?, &EventKind::Resume, &mut resumed);
         }
         let memory_sent = Bytes(source.qmp.query_migrate().await?.ram.transferred);
         let (Some(stopped), Some(resumed)) = (stopped, resumed) else {
@@ -195,15 +195,15 @@ async fn until_no_job(qmp: &Qmp) -> Outcome {
 
 async fn until_speaking(guest: &GuestChannel) -> Outcome {
     let mut status = guest.status();
-    let speaks = status
-        .wait_for(|status| *status != plimsoll_agent::vm::guest_channel::GuestStatus::Silent);
+    let speaks =
+        status.wait_for(|status| *status != plimsoll_agent::vm::guest_channel::GuestStatus::Silent);
     timeout(BOOT, speaks).await??;
     Ok(())
 }
 
 /// Notes when the event was, in milliseconds.
-fn note(event: &Event, wanted: EventKind, when: &mut Option<f64>) {
-    if event.kind() == wanted {
+fn note(event: &Event, wanted: &EventKind, when: &mut Option<f64>) {
+    if event.kind() == *wanted {
         let at = event.timestamp;
         *when = Some(at.seconds as f64 * 1e3 + at.microseconds as f64 / 1e3);
     }
