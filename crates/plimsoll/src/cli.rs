@@ -11,6 +11,7 @@ use plimsoll_model::Name;
 pub(crate) mod cluster;
 pub(crate) mod image;
 pub(crate) mod lab;
+pub(crate) mod migrate;
 pub(crate) mod project;
 pub(crate) mod simulate;
 pub(crate) mod values;

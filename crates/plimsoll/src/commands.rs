@@ -19,6 +19,7 @@ mod explain;
 mod host;
 mod image;
 mod lab;
+mod migrate;
 mod network;
 mod profile;
 mod project;

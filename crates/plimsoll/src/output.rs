@@ -13,6 +13,7 @@ use crate::failure::{Failure, Outcome};
 
 pub(crate) mod cluster;
 pub(crate) mod explain;
+pub(crate) mod migration;
 pub(crate) mod progress;
 pub(crate) mod vm;
 

@@ -144,7 +144,7 @@ impl VmRecord {
     /// The move is over: what is remembered of it.
     fn remember(
         &mut self,
-        migration: Migration,
+        migration: &Migration,
         from: HostId,
         outcome: MigrationOutcome,
         now: Timestamp,
@@ -194,7 +194,7 @@ impl VmRecord {
         }
         self.vm.message = None;
         let line = (Severity::Info, EventKind::VmMigrated, migration.reason.clone());
-        self.remember(migration, from, MigrationOutcome::Moved, now);
+        self.remember(&migration, from, MigrationOutcome::Moved, now);
         Some(line)
     }
 
@@ -227,7 +227,7 @@ impl VmRecord {
             _ => (Severity::Warning, EventKind::VmMigrationFailed, "stays: the move failed"),
         };
         let said = why.as_ref().map_or_else(|| said.to_owned(), |why| format!("{said}: {why}"));
-        self.remember(migration, from, outcome, now).message = why;
+        self.remember(&migration, from, outcome, now).message = why;
         Some((severity, kind, said))
     }
 

@@ -10,7 +10,10 @@ use plimsoll_model::{
 use plimsoll_simulator::churn::Rules;
 use serde::Serialize;
 
-use super::values::{duration, share};
+use super::{
+    migrate::DrainArgs,
+    values::{duration, share},
+};
 
 /// Runs the manager.
 #[derive(Clone, Debug, Args)]
@@ -129,12 +132,17 @@ Examples:
 Examples:
   plimsoll host show host-1")]
     Show(HostArgs),
-    /// Place nothing new on a host; VMs that run there stay until they are stopped
+    /// Empty a host: place nothing new there, and move its VMs away
     #[command(after_help = "\
+What becomes of each VM is said first: where it moves, or why it stays. What fails to move is tried
+again, until the host is undrained. VMs that do not run stay where they are if their disk is there.
+
 Examples:
-  plimsoll host drain host-1")]
-    Drain(HostArgs),
-    /// Place VMs on a host again
+  plimsoll host drain host-1
+  plimsoll host drain host-1 --max-parallel 4 --bandwidth 200MiB/s --no-wait
+  plimsoll host drain host-1 --cordon-only    (nothing moves)")]
+    Drain(DrainArgs),
+    /// Place VMs on a host again; those that have moved away stay away
     #[command(after_help = "\
 Examples:
   plimsoll host undrain host-1")]

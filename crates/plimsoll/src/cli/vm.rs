@@ -9,6 +9,7 @@ use plimsoll_model::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::migrate::MigrateArgs;
 use super::values::{ConstraintArgs, Instant, ModelAmount, WaitArgs, duration, snake};
 
 fn restart(text: &str) -> Result<RestartPolicy, String> {
@@ -88,6 +89,19 @@ Examples:
   plimsoll vm deflate web-1 --memory 40%
   plimsoll vm deflate web-1 --memory 40% --cpu 50% --within 5s --json")]
     Deflate(DeflateArgs),
+    /// Move a running VM to another host
+    #[command(after_help = "\
+The VM runs on while its memory (and its disk, unless that is in a shared pool) is copied, and stands
+still only for the last of it. If it writes faster than can be copied, the rest follows after the
+switch, or, with --no-post-copy, the move fails at the deadline. On any failure the VM stays where it
+is.
+
+Examples:
+  plimsoll vm migrate web-1
+  plimsoll vm migrate web-1 --to host-2 --max-downtime 50ms --deadline 60s
+  plimsoll vm migrate web-1 --dry-run
+  plimsoll vm migrate web-1 --cancel")]
+    Migrate(MigrateArgs),
     /// Measure how well a VM performs with less, and keep the curve for its host's decisions
     #[command(after_help = "\
 The workload runs in the guest, first with all that the VM is promised, then with less from step to

@@ -22,21 +22,7 @@ pub(crate) async fn run(command: HostCommand, connection: &Connection, output: O
             let host = client.host(name).await.or_fail(|| format!("cannot show host `{name}`"))?;
             output.show(&host, one)
         }
-        HostCommand::Drain(args) => {
-            let name = &args.name;
-            let drained =
-                client.drain_host(name).await.or_fail(|| format!("cannot drain host `{name}`"))?;
-            output.show(&drained, |_, drained| {
-                let mut text = format!("host {name} takes no new VMs\n");
-                if !drained.remaining.is_empty() {
-                    text.push_str("these stay until they are stopped or deleted:\n");
-                    for vm in &drained.remaining {
-                        text.push_str(&format!("  {vm}\n"));
-                    }
-                }
-                text
-            })
-        }
+        HostCommand::Drain(args) => super::migrate::drain(&args, connection, output).await,
         HostCommand::Undrain(args) => {
             let name = &args.name;
             let host = client

@@ -51,6 +51,7 @@ pub(crate) async fn run(
         }
         VmCommand::Set(args) => set(&args, connection, output).await?,
         VmCommand::Deflate(args) => deflate(&args, connection, output).await?,
+        VmCommand::Migrate(args) => super::migrate::migrate(&args, connection, output).await?,
         VmCommand::Profile(args) => {
             super::profile::profile(&args, connection, output).await?;
         }

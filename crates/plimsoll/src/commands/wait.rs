@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use plimsoll_api::{Client, v1::VmView};
+use plimsoll_api::{Client, ClientError, v1::VmView};
 use plimsoll_model::{Name, RestartPolicy, VmPhase};
 
 use crate::{
@@ -77,17 +77,26 @@ fn waits_for_its_start(vm: &VmView) -> bool {
     vm.booking.is_some() || vm.spec.start_after.is_some_and(|at| at > jiff::Timestamp::now())
 }
 
-/// Asks for the project's VMs; a manager that is away for a moment is waited for.
-async fn vms(client: &Client, project: &Name, deadline: Instant) -> Outcome<Vec<VmView>> {
+/// Asks; a manager that is away for a moment is waited for.
+pub(crate) async fn patiently<T>(
+    deadline: Instant,
+    ask: impl AsyncFn() -> Result<T, ClientError>,
+) -> Outcome<T> {
     let patience = deadline.min(Instant::now() + PATIENCE);
     loop {
-        match client.vms(project).await.map_err(Failure::from) {
+        match ask().await.map_err(Failure::from) {
             Err(failure) if failure.is_passing() && Instant::now() < patience => {
                 tokio::time::sleep(POLL).await;
             }
-            other => return other.or_fail(|| "cannot see how far it is".to_owned()),
+            other => return other,
         }
     }
+}
+
+/// Asks for the project's VMs.
+async fn vms(client: &Client, project: &Name, deadline: Instant) -> Outcome<Vec<VmView>> {
+    let vms = patiently(deadline, async || client.vms(project).await).await;
+    vms.or_fail(|| "cannot see how far it is".to_owned())
 }
 
 /// Waits until every VM is as wanted; the VMs, in that order, are the answer.

@@ -114,6 +114,15 @@ pub(crate) fn host(output: &Output, host: &HostView, now: Timestamp) -> String {
         ),
         ("takes new vms", if host.schedulable { "yes" } else { "no: drained" }.to_owned()),
     ];
+    if let Some(drain) = &host.draining {
+        let parallel = drain.parallel;
+        let since = age(drain.since, now);
+        facts.push(("is emptied", format!("for {since}, {parallel} VMs at once")));
+        for vm in &drain.waiting {
+            let why = vm.why.as_deref().map(tame).unwrap_or_default();
+            facts.push(("held up", format!("{}/{}: {why}", vm.project, vm.vm)));
+        }
+    }
     if let Some(fencing) = fencing {
         facts.push(("fenced", fencing.to_owned()));
     }

@@ -8,7 +8,7 @@ use plimsoll_api::deduplication::VmDeduplication;
 use plimsoll_api::v1::{BookingView, Reservation, ReservationState, VmView};
 use plimsoll_model::{Amount, Bytes, Deflation, Element, Level, Power, Resources, VmPhase};
 
-use super::{Output, Tone, age, instant, or_dash, tame};
+use super::{Output, Tone, age, instant, migration, or_dash, tame};
 
 /// What a phase means at a glance.
 const fn tone(phase: VmPhase) -> Tone {
@@ -108,6 +108,12 @@ pub(crate) fn show(output: &Output, vm: &VmView, now: Timestamp) -> String {
     facts.push(("host", or_dash(vm.host.as_ref())));
     if let Some(reason) = &vm.placement_reason {
         facts.push(("why there", reason.clone()));
+    }
+    if let Some(migration) = &vm.migration {
+        facts.push(("moves", migration::under_way(migration)));
+    }
+    if let Some(last) = &vm.last_migration {
+        facts.push(("last move", migration::over(last)));
     }
     facts.push(("image", vm.spec.image.to_string()));
     facts.push(("addresses", addresses(vm)));

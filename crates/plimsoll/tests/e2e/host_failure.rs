@@ -66,7 +66,7 @@ fn create(lab: &Lab, name: &str, host: &str, more: &[&str]) -> String {
     let others: Vec<String> =
         (1..=3).map(|n| format!("host-{n}")).filter(|other| other != host).collect();
     for other in &others {
-        lab.ok(&["host", "drain", other]);
+        lab.ok(&["host", "drain", other, "--cordon-only"]);
     }
     let mut arguments = vec!["-p", PROJECT, "vm", "create", name, "--image", "tiny"];
     arguments.extend(["--memory", "128MiB", "--cpu", "500m"]);

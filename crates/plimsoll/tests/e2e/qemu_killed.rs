@@ -164,7 +164,7 @@ fn a_qemu_that_hangs_is_never_taken_for_dead() {
     assert!(chaos::kill(&lab, &run.host));
     lab.heal();
     // What would let the manager start it on the other host, did it believe that it is stopped.
-    lab.ok(&["host", "drain", &run.host]);
+    lab.ok(&["host", "drain", &run.host, "--cordon-only"]);
     lab.ok(&["-p", PROJECT, "vm", "stop", "hangs", "--grace", "0s", "--no-wait"]);
     lab.wait("the agent has given up to identify it", PATIENCE, || {
         lab.log(&run.host).contains("unknown process")

@@ -38,6 +38,7 @@ const COMMANDS: &[&[&str]] = &[
     &["reservation", "list"],
     &["vm", "show"],
     &["vm", "set"],
+    &["vm", "migrate"],
     &["vm", "start"],
     &["vm", "stop"],
     &["vm", "reboot"],
