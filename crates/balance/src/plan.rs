@@ -302,7 +302,7 @@ pub enum Fixed {
 /// Where the VMs of a host go that is to be emptied; see [`crate::Balancer::spread`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
-    /// The moves, in an order in which they can be made; at once those that do not wait for another.
+    /// The moves, which may run in any order and at the same time.
     pub steps: Vec<SpreadStep>,
     /// The VMs that stay, by id.
     pub stuck: Vec<Stuck>,
@@ -315,9 +315,6 @@ pub struct SpreadStep {
     pub vm: VmId,
     /// Where it goes.
     pub to: HostId,
-    /// The steps (from 0) that must be over before this one begins.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub after: Vec<usize>,
     /// How many of its preferred rules it breaks there.
     pub broken: u32,
     /// How the target is expected to do, before and after it; none where nothing is measured.

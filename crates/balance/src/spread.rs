@@ -5,7 +5,7 @@ use plimsoll_placement::Request;
 
 use crate::{
     balancer::{Balancer, Situation},
-    ledger::{Ask, Entry, Ledger, Target},
+    ledger::{Ask, Ledger, Target},
     plan::{Spread, SpreadStep, Stuck, StuckBecause, Tried},
     relieve::fixed,
     resource::{NOTHING, Utilisation},
@@ -16,8 +16,8 @@ impl Balancer {
     /// that placement lets it go to, after those before it, and none is filled above its threshold
     /// less the margin. Those that cannot leave stay, and it is said why.
     ///
-    /// Large VMs are placed first, for which it is hardest to find room. What is refused because of a
-    /// VM that leaves as well is tried again when all others have left, and then waits for them.
+    /// Large VMs are placed first, for which it is hardest to find room. The moves may run in any order
+    /// and at the same time: no VM that leaves keeps another away, since they are on one host now.
     ///
     /// A host of which nothing was seen is a target where no other will do: then placement's policy
     /// chooses by what VMs were promised.
@@ -29,59 +29,36 @@ impl Balancer {
         let mut vms: Vec<_> = situation.cluster.vms_on(host).collect();
         let size = |vm: &VmId| situation.cluster.placed(*vm).map(|vm| vm.request.demand.memory);
         vms.sort_by_key(|vm| (std::cmp::Reverse(size(vm)), *vm));
-        let mut entries = Vec::new();
-        let mut left = Vec::new();
         for vm in vms {
-            if let Some(fixed) = fixed(situation, vm) {
-                spread.stuck.push(Stuck { vm, why: StuckBecause::Fixed { fixed } });
-                continue;
-            }
-            match step(&mut ledger, vm, from, Vec::new()) {
-                Some((step, entry)) => {
-                    spread.steps.push(step);
-                    entries.push(entry);
-                }
-                None => left.push(vm),
-            }
-        }
-        // Without the shadows of those that have left.
-        for entry in &entries {
-            ledger.hide(entry);
-        }
-        for vm in left {
-            let after = (0..spread.steps.len()).collect();
-            match step(&mut ledger, vm, from, after) {
-                Some((step, entry)) => {
-                    spread.steps.push(step);
-                    ledger.hide(&entry);
-                }
-                None => spread.stuck.push(Stuck { vm, why: ledger.why_stuck(vm) }),
-            }
+            let stuck = match fixed(situation, vm) {
+                Some(fixed) => StuckBecause::Fixed { fixed },
+                None => match step(&mut ledger, vm, from) {
+                    Some(step) => {
+                        spread.steps.push(step);
+                        continue;
+                    }
+                    None => ledger.why_stuck(vm),
+                },
+            };
+            spread.stuck.push(Stuck { vm, why: stuck });
         }
         spread.stuck.sort_by_key(|stuck| stuck.vm);
         spread
     }
 }
 
-fn step(
-    ledger: &mut Ledger<'_>,
-    vm: VmId,
-    from: usize,
-    after: Vec<usize>,
-) -> Option<(SpreadStep, Entry)> {
+fn step(ledger: &mut Ledger<'_>, vm: VmId, from: usize) -> Option<SpreadStep> {
     let ask = ledger.ask(vm);
     let target = ledger.target_of_any(&ask, from)?;
     let entry = ledger.enter(&ask, target.at, &target.choice)?;
     let measured = ledger.loads[target.at].is_measured();
-    let step = SpreadStep {
+    Some(SpreadStep {
         vm,
         to: ledger.loads[target.at].host,
-        after,
         broken: target.choice.broken,
         target: ledger.forecasts(&entry).pop().filter(|_| measured),
         cost: ledger.cost(vm),
-    };
-    Some((step, entry))
+    })
 }
 
 impl Ledger<'_> {

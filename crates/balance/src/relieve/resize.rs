@@ -48,13 +48,15 @@ impl Planner<'_> {
         let mut elastic = Vec::new();
         for (vm, state, asks) in known {
             let has = part(state.has, resource);
-            denied += (asks - has).max(0.0);
+            if has < part(state.most, resource) {
+                denied += (asks - has).max(0.0);
+            }
             let spare = asks.min(has) - part(state.least, resource);
             if spare > 0.0 && !self.is_touched(vm) {
                 elastic.push(Elastic { vm, state, spare });
             }
         }
-        // What VMs are kept from already is no load.
+        // What VMs are kept from for a while is no load.
         let excess = wanted - denied;
         if excess <= 0.0 {
             return Some(Err(NoBeneficialMove::EndsSoon { in_s: for_s }));
