@@ -14,6 +14,7 @@ use std::{
 };
 
 mod overcommit;
+mod rebalance;
 mod scenario;
 
 use comfy_table::Table;
@@ -40,6 +41,7 @@ pub(crate) fn run(command: SimulateCommand, output: Output) -> Outcome {
         SimulateCommand::Openb(args) => openb(&args, output),
         SimulateCommand::Azure(args) => azure(&args, output),
         SimulateCommand::Overcommit(args) => overcommit::run(&args, output),
+        SimulateCommand::Rebalance(args) => rebalance::run(&args, output),
     }
 }
 
