@@ -6,3 +6,4 @@
 
 pub mod consolidate;
 pub mod defragment;
+pub mod reassign;
