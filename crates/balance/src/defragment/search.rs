@@ -6,10 +6,10 @@ use rand_chacha::ChaCha8Rng;
 use super::{Move, Place, Problem};
 
 /// Steps from hot to cold.
-const CYCLE: u64 = 500_000;
+const CYCLE: u64 = 1_000_000;
 
 /// The temperatures between which a cycle cools down, in units.
-const HOT: f64 = 0.15;
+const HOT: f64 = 0.1;
 const COLD: f64 = 0.03;
 
 /// Steps after which the temperature is reckoned anew.

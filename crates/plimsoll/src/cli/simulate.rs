@@ -97,10 +97,16 @@ initial assignment, plain, compressed with xz, or inside an archive. Cost is loa
 capacities, free resources that lack others beside them, and moves. All of the time is used. The new
 assignment is read back from its file and checked by code that the search has no part in.
 
+bytedance: a production cluster with NUMA nodes (FILES is one JSON file, plain or compressed with xz;
+--cluster says which one in it). With at most --moves moves, less of the free CPU is to be in fragments
+too small for a VM with 16 cores on a NUMA node. Each move has room when it is made; the moves are
+made again one by one before they are shown. The JSON has them in `plan`, --out writes them to a file.
+
 Examples:
   plimsoll simulate rebalance --format roadef model_a1_2.txt assignment_a1_2.txt --time-limit 300
   plimsoll simulate rebalance --format roadef A.tar.xz/A/model_a2_5.txt \\
-    A.tar.xz/A/assignment_a2_5.txt --time-limit 60s --out new_a2_5.txt --seed 2 --threads 1 --json")]
+    A.tar.xz/A/assignment_a2_5.txt --time-limit 60s --out new_a2_5.txt --seed 2 --threads 1 --json
+  plimsoll simulate rebalance --format bytedance reset_vm_pm_id_clear2.json.xz --cluster 0 --moves 25")]
     Rebalance(RebalanceArgs),
 }
 
@@ -231,16 +237,22 @@ pub(crate) struct RebalanceArgs {
     /// The format of the files
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: ClusterFormat,
-    /// How long to search, in seconds or with a unit
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = seconds)]
-    pub(crate) time_limit: Duration,
+    /// How long to search, in seconds or with a unit; 60s by default, 5s for bytedance
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
+    pub(crate) time_limit: Option<Duration>,
     /// What random choices start from
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
+    /// Which cluster of the file, from 0 (bytedance)
+    #[arg(long, value_name = "I")]
+    pub(crate) cluster: Option<usize>,
+    /// How many moves at most (bytedance); 25 by default, as published
+    #[arg(long, value_name = "M", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub(crate) moves: Option<u32>,
     /// How many searches go on side by side; one for each core by default
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Write the new assignment to this file
+    /// Write the new assignment, or the moves, to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
 }
@@ -250,6 +262,8 @@ pub(crate) struct RebalanceArgs {
 pub(crate) enum ClusterFormat {
     /// ROADEF/EURO challenge 2012: machine reassignment
     Roadef,
+    /// A production cluster of ByteDance: fragments of free CPU on NUMA nodes
+    Bytedance,
 }
 
 /// How it is recorded what VMs used.

@@ -70,6 +70,7 @@ const COMMANDS: &[&[&str]] = &[
     &["simulate", "azure"],
     &["simulate", "overcommit"],
     &["simulate", "consolidate"],
+    &["simulate", "rebalance"],
     &["completion"],
 ];
 

@@ -1,5 +1,7 @@
 //! `plimsoll simulate rebalance`: a whole cluster is put in order.
 
+mod defragment;
+
 use std::{num::NonZero, path::Path, thread, time::Duration};
 
 use comfy_table::Table;
@@ -19,10 +21,17 @@ use crate::{
 pub(super) fn run(args: &RebalanceArgs, output: Output) -> Outcome {
     match args.format {
         ClusterFormat::Roadef => roadef(args, output),
+        ClusterFormat::Bytedance => defragment::run(args, output),
     }
 }
 
+/// For how long a problem of the challenge is searched by default.
+const LIMIT: Duration = Duration::from_secs(60);
+
 fn roadef(args: &RebalanceArgs, output: Output) -> Outcome {
+    if args.cluster.is_some() || args.moves.is_some() {
+        return Err(Failure::usage("--cluster and --moves are for --format bytedance"));
+    }
     let [model, assignment] = &args.files[..] else {
         let found = args.files.len();
         return Err(Failure::usage(format!(
@@ -33,10 +42,8 @@ fn roadef(args: &RebalanceArgs, output: Output) -> Outcome {
     let limits = Limits::default();
     let problem = roadef::read(model, assignment, &limits)
         .or_usage(|| "cannot read the problem".to_owned())?;
-    let threads = args
-        .threads
-        .map_or_else(|| thread::available_parallelism().map_or(1, NonZero::get), usize::from);
-    let effort = Effort { limit: args.time_limit, seed: args.seed, threads };
+    let limit = args.time_limit.unwrap_or(LIMIT);
+    let effort = Effort { limit, seed: args.seed, threads: threads(args) };
     let work = Work::new();
     let found = reassignment::rebalance(&problem, effort, &mut |spent, at| {
         work.set(milliseconds(spent), milliseconds(effort.limit), || format!("cost {}", at.best));
@@ -53,6 +60,11 @@ fn roadef(args: &RebalanceArgs, output: Output) -> Outcome {
     };
     let outcome = found.checked(&problem, instance(model), &read_back)?;
     show(&[outcome], output, table)
+}
+
+fn threads(args: &RebalanceArgs) -> usize {
+    args.threads
+        .map_or_else(|| thread::available_parallelism().map_or(1, NonZero::get), usize::from)
 }
 
 fn milliseconds(time: Duration) -> u64 {
