@@ -63,6 +63,8 @@ pub struct Solution {
     pub initial: f64,
     /// The fragment rate when all moves are made.
     pub reached: f64,
+    /// No number of moves gets it below this.
+    pub at_least: f64,
     /// Steps that the search made.
     pub steps: u64,
 }
@@ -70,8 +72,8 @@ pub struct Solution {
 /// Steps between two questions whether to go on.
 const STEPS_AT_ONCE: u64 = 1024;
 
-/// Searches for a plan of at most so many moves until `keep_going` says no. `may_hold` says whether a
-/// host may take a VM at all.
+/// Searches for a plan of at most so many moves until `keep_going` says no, or until as much fits as can
+/// fit with any number of moves. `may_hold` says whether a host may take a VM at all.
 pub fn solve(
     problem: &Problem,
     most_moves: usize,
@@ -83,9 +85,10 @@ pub fn solve(
     let mut best = Vec::new();
     let mut units = problem.units();
     let mut steps = 0;
+    let most = problem.most_units();
     // With nothing to do there is nothing to search.
     let useful = most_moves > 0 && search.can_move();
-    while useful && keep_going(Progress { steps, units }) {
+    while useful && units < most && keep_going(Progress { steps, units }) {
         for _ in 0..STEPS_AT_ONCE {
             steps += 1;
             if !search.step() || search.units() <= units {
@@ -98,9 +101,10 @@ pub fn solve(
         }
     }
     Solution {
-        initial: problem.rate_of(problem.units()),
+        initial: problem.fragment_rate(),
         reached: problem.rate_of(units),
-        moves: best,
+        at_least: problem.rate_of(most),
+        moves: order::without_needless(problem, best, units),
         steps,
     }
 }

@@ -24,6 +24,7 @@ mod ledger;
 mod observe;
 mod past;
 mod plan;
+pub mod reassign;
 mod relieve;
 mod resource;
 mod series;

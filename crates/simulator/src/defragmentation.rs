@@ -4,9 +4,12 @@
 //! A plan is made again step by step by [`Problem::replay`], which shares nothing with the search, before
 //! it is called a result.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
-use plimsoll_balance::defragment::{self, Infeasible, InvalidProblem, Place, Problem};
+use plimsoll_balance::defragment::{self, Infeasible, InvalidProblem, Place, Problem, Solution};
 use plimsoll_model::MilliCores;
 use serde::Serialize;
 use thiserror::Error;
@@ -23,10 +26,14 @@ const UNIT: MilliCores = MilliCores::cores(16);
 pub struct Task {
     /// The most moves.
     pub most_moves: usize,
-    /// For how long to search.
+    /// For how long to search,
     pub limit: Duration,
-    /// From which the search draws.
+    /// and how many steps at most; the same number of them finds the same.
+    pub most_steps: u64,
+    /// From which the first search draws; the others from the numbers after it.
     pub seed: u64,
+    /// How many searches go on side by side.
+    pub threads: usize,
 }
 
 /// What came of it. The names of these fields are those of the JSON.
@@ -43,13 +50,15 @@ pub struct Outcome {
     /// The fragment rate after all moves.
     #[serde(rename = "final")]
     pub reached: f64,
+    /// No number of moves gets it below this.
+    pub at_least: f64,
     /// How many there are.
     pub moves: usize,
     /// How long it took.
     pub seconds: f64,
-    /// Steps that the search made.
+    /// Steps that the best search made.
     pub steps: u64,
-    /// From which the search drew.
+    /// From which it drew.
     pub seed: u64,
     /// The moves, in the order in which they can be made.
     pub plan: Vec<Step>,
@@ -100,10 +109,33 @@ pub fn run(
         .map_err(DefragmentationError::Problem)?;
     let anywhere = |_: usize, _: usize| true;
     let begun = Instant::now();
-    let found = defragment::solve(&problem, task.most_moves, task.seed, &anywhere, &mut |at| {
-        let elapsed = begun.elapsed();
-        progress(at, elapsed);
-        elapsed < task.limit
+    let others = 1..task.threads.max(1) as u64;
+    let search = |seed: u64, progress: &mut dyn FnMut(Progress, Duration)| {
+        let found = defragment::solve(&problem, task.most_moves, seed, &anywhere, &mut |at| {
+            let elapsed = begun.elapsed();
+            progress(at, elapsed);
+            elapsed < task.limit && at.steps < task.most_steps
+        });
+        (seed, found)
+    };
+    // Less in fragments, then fewer moves, then the first seed.
+    let better = |a: &Solution, b: &Solution| {
+        a.reached.total_cmp(&b.reached).then(a.moves.len().cmp(&b.moves.len())).is_lt()
+    };
+    let (seed, found) = thread::scope(|scope| {
+        let search = &search;
+        let others: Vec<_> = others
+            .map(|at| scope.spawn(move || search(task.seed.wrapping_add(at), &mut |_, _| ())))
+            .collect();
+        let mut best = search(task.seed, progress);
+        for other in others {
+            match other.join() {
+                Ok(other) if better(&other.1, &best.1) => best = other,
+                Ok(_) => {}
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        best
     });
     let reached = problem.replay(&found.moves, &anywhere).map_err(DefragmentationError::Plan)?;
     let spot = |place: &Place| Spot {
@@ -121,40 +153,14 @@ pub fn run(
         vms: problem.vms(),
         initial: found.initial,
         reached,
+        at_least: found.at_least,
         moves: found.moves.len(),
         seconds: begun.elapsed().as_secs_f64(),
         steps: found.steps,
-        seed: task.seed,
+        seed,
         plan: plan.collect(),
     })
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::{Task, run};
-    use crate::{
-        data,
-        readers::{Limits, bytedance},
-    };
-
-    #[test]
-    #[ignore = "scratch"]
-    fn scratch() {
-        let Some(folder) = data::folder("bytedance") else { return };
-        let s: u64 = std::env::var("S").map_or(5, |s| s.parse().unwrap());
-        for number in 0..2 {
-            let file = folder.join("reset_vm_pm_id_clear2.json.xz");
-            let cluster = bytedance::read(&file, number, &Limits::default()).unwrap();
-            for seed in 1..=3 {
-                let task = Task { most_moves: 25, limit: Duration::from_secs(s), seed };
-                let o = run(&cluster, number, &task, &mut |_, _| ()).unwrap();
-                println!(
-                    "R {number} seed {seed} {:.4} -> {:.4} moves {} steps {} in {:.1}",
-                    o.initial, o.reached, o.moves, o.steps, o.seconds
-                );
-            }
-        }
-    }
-}
+mod tests;

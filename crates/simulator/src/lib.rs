@@ -23,5 +23,6 @@ pub mod openb;
 pub mod overcommit;
 pub mod pack;
 pub mod readers;
+pub mod reassignment;
 pub mod report;
 pub mod scenario;

@@ -5,6 +5,7 @@
 //! unpack to. Whatever is wrong is a [`ReadError`] that names the file, the line and the column
 //! (each from 1, columns in bytes) and what was expected there.
 
+mod archive;
 pub mod azure;
 pub mod bitbrains;
 pub mod bytedance;
@@ -12,6 +13,7 @@ mod csv;
 mod lines;
 pub mod openb;
 pub mod planetlab;
+pub mod roadef;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -19,6 +21,7 @@ pub mod vbp;
 
 use std::{fmt, io};
 
+use plimsoll_balance::reassign::InvalidProblem;
 use plimsoll_placement::packing::InstanceError;
 use thiserror::Error;
 
@@ -162,6 +165,15 @@ pub enum ReadError {
         cluster: usize,
         /// How many there are.
         clusters: usize,
+    },
+    /// A reassignment problem that is well written and is none.
+    #[error("{file}: it is not a sound problem")]
+    Reassignment {
+        /// The file of the model.
+        file: String,
+        /// Why.
+        #[source]
+        source: InvalidProblem,
     },
     /// There is nothing of what was looked for.
     #[error("{file}: there is no {wanted} in it")]

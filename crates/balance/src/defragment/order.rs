@@ -29,6 +29,24 @@ pub(super) fn order(problem: &Problem, moves: &[Move]) -> Option<Vec<Move>> {
     Some(ordered)
 }
 
+/// Leaves moves out without which the rest can be made and as many units fit.
+pub(super) fn without_needless(problem: &Problem, moves: Vec<Move>, units: u64) -> Vec<Move> {
+    let mut kept = moves;
+    let mut at = kept.len();
+    while at > 0 {
+        at -= 1;
+        let mut fewer = kept.clone();
+        fewer.remove(at);
+        // Where VMs may be was asked when the moves were found.
+        let after = problem.after(&fewer, &|_, _| true);
+        if after.is_ok_and(|free| problem.units_in(&free) >= units) {
+            kept = fewer;
+            at = kept.len();
+        }
+    }
+    kept
+}
+
 fn nodes<'a>(
     problem: &'a Problem,
     vm: usize,

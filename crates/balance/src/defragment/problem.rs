@@ -192,7 +192,22 @@ impl Problem {
         self.units_in(&self.free)
     }
 
-    fn units_in(&self, free: &[Node]) -> u64 {
+    /// How many can ever fit: a node has room for so many, and a part of a VM takes the room of as many
+    /// as fit into the part, wherever it is.
+    pub(super) fn most_units(&self) -> u64 {
+        let mut cpu: Vec<_> = self.free.iter().map(|node| node.free_cpu.0).collect();
+        let mut taken = 0;
+        for vm in &self.vms {
+            for (part, node) in vm.parts.iter().zip(&vm.place.nodes) {
+                cpu[self.begins[vm.place.host] + node] += part.cpu.0;
+                taken += part.cpu.0 / self.unit;
+            }
+        }
+        let room: u64 = cpu.iter().map(|cpu| cpu / self.unit).sum();
+        room.saturating_sub(taken).min(self.free_cpu / self.unit)
+    }
+
+    pub(super) fn units_in(&self, free: &[Node]) -> u64 {
         free.iter().map(|node| node.free_cpu.0 / self.unit).sum()
     }
 
@@ -221,6 +236,15 @@ impl Problem {
         moves: &[Move],
         may_hold: &dyn Fn(usize, usize) -> bool,
     ) -> Result<f64, Infeasible> {
+        Ok(self.rate_of(self.units_in(&self.after(moves, may_hold)?)))
+    }
+
+    /// What is free after moves.
+    pub(super) fn after(
+        &self,
+        moves: &[Move],
+        may_hold: &dyn Fn(usize, usize) -> bool,
+    ) -> Result<Vec<Node>, Infeasible> {
         let mut free = self.free.clone();
         let mut places: Vec<_> = self.vms.iter().map(|vm| &vm.place).collect();
         for (number, one) in moves.iter().enumerate() {
@@ -249,6 +273,6 @@ impl Problem {
             }
             places[one.vm] = &one.to;
         }
-        Ok(self.rate_of(self.units_in(&free)))
+        Ok(free)
     }
 }

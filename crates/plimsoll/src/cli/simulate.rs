@@ -90,6 +90,24 @@ Examples:
   plimsoll simulate consolidate --format planetlab 20110303.csv.xz --policy all --idle ends
   plimsoll simulate consolidate --format planetlab 20110303.csv --policy plimsoll --json")]
     Consolidate(ConsolidateArgs),
+    /// A whole cluster is put in order: what it costs before and after, as published problems say
+    #[command(after_help = "\
+roadef: machine reassignment problems of the ROADEF/EURO challenge 2012; FILES are a model and its
+initial assignment, plain, compressed with xz, or inside an archive. Cost is load above safety
+capacities, free resources that lack others beside them, and moves. All of the time is used. The new
+assignment is read back from its file and checked by code that the search has no part in.
+
+bytedance: a production cluster with NUMA nodes (FILES is one JSON file, plain or compressed with xz;
+--cluster says which one in it). With at most --moves moves, less of the free CPU is to be in fragments
+too small for a VM with 16 cores on a NUMA node. Each move has room when it is made; the moves are
+made again one by one before they are shown. The JSON has them in `plan`, --out writes them to a file.
+
+Examples:
+  plimsoll simulate rebalance --format roadef model_a1_2.txt assignment_a1_2.txt --time-limit 300
+  plimsoll simulate rebalance --format roadef A.tar.xz/A/model_a2_5.txt \\
+    A.tar.xz/A/assignment_a2_5.txt --time-limit 60s --out new_a2_5.txt --seed 2 --threads 1 --json
+  plimsoll simulate rebalance --format bytedance reset_vm_pm_id_clear2.json.xz --cluster 0 --moves 25")]
+    Rebalance(RebalanceArgs),
 }
 
 /// Simulates a scenario.
@@ -208,6 +226,44 @@ pub(crate) struct OvercommitArgs {
     /// The same of memory
     #[arg(long, value_name = "SHARE", default_value = "0.1%", value_parser = values::share)]
     pub(crate) risk_memory: Fraction,
+}
+
+/// Rebalances.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RebalanceArgs {
+    /// The files of the problem
+    #[arg(value_name = "FILES", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// The format of the files
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: ClusterFormat,
+    /// How long to search, in seconds or with a unit; 60s by default, 5s for bytedance
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
+    pub(crate) time_limit: Option<Duration>,
+    /// What random choices start from
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Which cluster of the file, from 0 (bytedance)
+    #[arg(long, value_name = "I")]
+    pub(crate) cluster: Option<usize>,
+    /// How many moves at most (bytedance); 25 by default, as published
+    #[arg(long, value_name = "M", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub(crate) moves: Option<u32>,
+    /// How many searches go on side by side; one for each core by default
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Write the new assignment, or the moves, to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+/// How a cluster is written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ClusterFormat {
+    /// ROADEF/EURO challenge 2012: machine reassignment
+    Roadef,
+    /// A production cluster of ByteDance: fragments of free CPU on NUMA nodes
+    Bytedance,
 }
 
 /// How it is recorded what VMs used.

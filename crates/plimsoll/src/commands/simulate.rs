@@ -15,6 +15,7 @@ use std::{
 
 mod consolidate;
 mod overcommit;
+mod rebalance;
 mod scenario;
 
 use comfy_table::Table;
@@ -42,6 +43,7 @@ pub(crate) fn run(command: SimulateCommand, output: Output) -> Outcome {
         SimulateCommand::Azure(args) => azure(&args, output),
         SimulateCommand::Overcommit(args) => overcommit::run(&args, output),
         SimulateCommand::Consolidate(args) => consolidate::run(&args, output),
+        SimulateCommand::Rebalance(args) => rebalance::run(&args, output),
     }
 }
 

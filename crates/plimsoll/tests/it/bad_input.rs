@@ -216,6 +216,18 @@ const CASES: &[Case] = &[
         "nodes.csv, line 1, column",
     ),
     (&["simulate", "consolidate", "--format", "planetlab"], 2, "<DAY>"),
+    (&["simulate", "rebalance", "--format", "bytedance", "a", "b"], 2, "in one file, not in 2"),
+    (&["simulate", "rebalance", "--format", "bytedance", "none"], 2, "cannot open none"),
+    (
+        &["simulate", "rebalance", "--format", "bytedance", "bad.vbp"],
+        2,
+        "bad.vbp, line 1, column 1: this is not the JSON that belongs here",
+    ),
+    (
+        &["simulate", "rebalance", "--format", "roadef", "a", "b", "--moves", "5"],
+        2,
+        "--cluster and --moves are for --format bytedance",
+    ),
     (&["simulate", "consolidate", "--format", "csv", "x"], 2, "possible values: planetlab"),
     (&["simulate", "consolidate", "--policy", "lr"], 2, "`lr` is not a policy of consolidation"),
     (

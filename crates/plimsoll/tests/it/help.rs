@@ -71,6 +71,7 @@ const COMMANDS: &[&[&str]] = &[
     &["simulate", "azure"],
     &["simulate", "overcommit"],
     &["simulate", "consolidate"],
+    &["simulate", "rebalance"],
     &["completion"],
 ];
 

@@ -14,6 +14,8 @@ pub struct Lines<R> {
     line: u64,
     ended: bool,
     buffer: Vec<u8>,
+    /// How much of the buffer was given out by words.
+    cursor: usize,
     line_limit: usize,
     limit: u64,
     left: u64,
@@ -45,6 +47,7 @@ impl<R: BufRead> Lines<R> {
             line: 0,
             ended: false,
             buffer: Vec::new(),
+            cursor: 0,
             line_limit: limits.line_bytes,
             limit: limits.bytes,
             left: limits.bytes,
@@ -73,9 +76,60 @@ impl<R: BufRead> Lines<R> {
         })
     }
 
+    /// The next word, on this line or on one that follows, for files in which lines mean nothing.
+    pub(super) fn next_word(&mut self) -> Result<Option<Cell<'_>>, ReadError> {
+        if self.find_word()? { self.word().map(Some) } else { Ok(None) }
+    }
+
+    /// The next word, which must be there.
+    pub(super) fn expect_word(&mut self, expected: &str) -> Result<Cell<'_>, ReadError> {
+        if self.find_word()? {
+            return self.word();
+        }
+        Err(ReadError::Unexpected {
+            place: self.place(0),
+            expected: expected.to_owned(),
+            found: Found::EndOfFile,
+        })
+    }
+
+    /// Goes on to where a word begins; false at the end of the file.
+    fn find_word(&mut self) -> Result<bool, ReadError> {
+        loop {
+            let rest = &self.buffer[self.cursor..];
+            if let Some(at) = rest.iter().position(|byte| !byte.is_ascii_whitespace()) {
+                self.cursor += at;
+                return Ok(true);
+            }
+            if !self.fill()? {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// The word that begins here.
+    fn word(&mut self) -> Result<Cell<'_>, ReadError> {
+        let start = self.cursor;
+        let rest = &self.buffer[start..];
+        let length = rest.iter().position(u8::is_ascii_whitespace).unwrap_or(rest.len());
+        self.cursor = start + length;
+        match std::str::from_utf8(&self.buffer[start..self.cursor]) {
+            Ok(text) => {
+                let line = Line { file: &self.file, number: self.line, text };
+                Ok(line.cell(start, text))
+            }
+            Err(error) => Err(ReadError::Unexpected {
+                place: self.place(start + error.valid_up_to()),
+                expected: "text".to_owned(),
+                found: Found::NotText,
+            }),
+        }
+    }
+
     /// Reads a line into the buffer; false at the end of the file.
     fn fill(&mut self) -> Result<bool, ReadError> {
         self.buffer.clear();
+        self.cursor = 0;
         // The end of the file is on the line after the last one, however often it is asked for.
         self.line += u64::from(!self.ended);
         let ended = loop {

@@ -10,7 +10,7 @@ use std::{
 use liblzma::write::XzEncoder;
 use proptest::prelude::{any, prop, proptest};
 
-use super::{Limits, Lines, ReadError, azure, bitbrains, openb, planetlab, source, vbp};
+use super::{Limits, Lines, ReadError, azure, bitbrains, bytedance, openb, planetlab, source, vbp};
 use crate::data;
 
 /// What reads a file.
@@ -447,6 +447,72 @@ fn days_are_read_plain_or_compressed() {
     assert!(said.ends_with("empty: there is no VM in it"), "{said}");
 }
 
+const CLUSTER: &str = r#"{"cluster_list":[{"host_info":[{"node_id":"a","numa":[
+{"node":1,"total_cpu":44,"free_cpu":40.0,"memory_huge_total_mb":99,"memory_huge_free_mb":50.5},
+{"node":0,"total_cpu":44,"free_cpu":4,"memory_huge_total_mb":99,"memory_huge_free_mb":99}]}],
+"vm_instance":[{"instance_id":"v","host_id":"a","numa":[{"node":0,"cpu":40,"mem_mb":9.0},
+{"node":1,"cpu":4,"mem_mb":9}],"allow_migration":true}],"other_requirement":{"deployment_set":[]}}]}"#;
+
+#[test]
+fn clusters_are_read_plain_or_compressed() {
+    let folder = tempfile::tempdir().unwrap();
+    for bytes in [CLUSTER.as_bytes().to_vec(), xz(CLUSTER.as_bytes())] {
+        let path = written(folder.path(), "clusters", &bytes);
+        let cluster = bytedance::read(&path, 0, &Limits::default()).unwrap();
+        let free: Vec<_> = cluster.hosts[0].nodes.iter().map(|node| node.free_cpu.0).collect();
+        assert_eq!(free, [4000, 40_000]);
+        // The lesser of what is stated and what the VM leaves.
+        let free: Vec<_> = cluster.hosts[0].nodes.iter().map(|node| node.free_memory.0).collect();
+        assert_eq!(free, [90 << 20, 101 << 19]);
+        assert_eq!((&cluster.host_names[0][..], &cluster.vm_names[0][..]), ("a", "v"));
+        assert_eq!(cluster.vms[0].place.nodes, [0, 1]);
+        assert!(cluster.vms[0].may_move);
+    }
+}
+
+/// What of the cluster is changed for what, and what the error must say.
+const BROKEN_CLUSTERS: &[(&str, &str, &str)] = &[
+    ("{\"cluster_list", "[\"cluster_list", "line 1, column 1: this is not the JSON"),
+    ("\"allow_migration\":true", "\"allow\":true", "line 5, column 40: this is not the JSON"),
+    ("\"free_cpu\":4,", "\"free_cpu\":\"4\",", "line 3, column 40: this is not the JSON"),
+    ("\"free_cpu\":4,", "\"free_cpu\":-4,", "host `a`: cores are not a number from 0"),
+    ("\"free_cpu\":4,", "\"free_cpu\":5,", "host `a`: more CPU of a NUMA node is stated as free"),
+    ("\"free_cpu\":4,", "\"free_cpu\":1e300,", "host `a`: cores are not a number"),
+    ("_total_mb\":99", "_total_mb\":1e10", "host `a`: memory is not a number of MB"),
+    ("\"cpu\":40", "\"cpu\":45", "host `a`: its VMs take more CPU of a NUMA node than there is"),
+    ("\"mem_mb\":9.0", "\"mem_mb\":100", "host `a`: its VMs take more memory of a NUMA node"),
+    ("{\"node\":1,\"total", "{\"node\":2,\"total", "host `a`: its NUMA nodes are not numbered"),
+    ("{\"node\":1,\"cpu", "{\"node\":2,\"cpu", "VM `v`: its NUMA node is not there"),
+    ("{\"node\":1,\"cpu", "{\"node\":0,\"cpu", "VM `v`: it is on a NUMA node twice"),
+    ("{\"node\":1,\"cpu", "{\"node\":-1,\"cpu", "line 5, column 10: this is not the JSON"),
+    ("\"host_id\":\"a\"", "\"host_id\":\"b\"", "VM `v`: its host is not there"),
+    ("\"instance_id\":\"v\"", "\"instance_id\":\"\"", "VM ``: its name has not"),
+    ("\"deployment_set\":[]", "\"deployment_set\":[1]", "`deployment_set` is not empty"),
+    ("]}]}", "]}", "this is not the JSON"),
+];
+
+#[test]
+fn clusters_that_are_none_are_refused() {
+    let read = |text: &str, number, limits: &Limits| {
+        bytedance::read_from("c", text.as_bytes(), number, limits).unwrap_err()
+    };
+    for (from, to, wanted) in BROKEN_CLUSTERS {
+        assert!(CLUSTER.contains(from), "{from}");
+        let said = read(&CLUSTER.replacen(from, to, 1), 0, &Limits::default()).to_string();
+        assert!(said.contains(wanted), "{from} -> {to}: {said}");
+    }
+    let said = read(CLUSTER, 1, &Limits::default()).to_string();
+    assert_eq!(said, "c: there is no cluster 1, counted from 0: it has 1");
+    let said = chain(&read(CLUSTER, 0, &Limits { bytes: 100, ..Limits::default() }));
+    assert!(said.contains("more than 100 bytes"), "{said}");
+    let said = read(CLUSTER, 0, &Limits { hosts: 0, ..Limits::default() }).to_string();
+    assert!(said.contains("it has more hosts than are read"), "{said}");
+    let said = read(CLUSTER, 0, &Limits { records: 0, ..Limits::default() }).to_string();
+    assert!(said.contains("it has more VMs than are read"), "{said}");
+    let deep = "[".repeat(100_000);
+    assert!(read(&deep, 0, &Limits::default()).to_string().contains("not the JSON"));
+}
+
 #[test]
 fn requests_and_lifetimes_find_each_other() {
     let folder = tempfile::tempdir().unwrap();
@@ -527,6 +593,7 @@ fn every_reader(bytes: &[u8]) {
     let vms = || Lines::new("vms".to_owned(), "vm,cores,mem_cap_mb\n1,1,1\n".as_bytes(), &limits);
     let _ = bitbrains::read_from(vms(), lines(), lines(), &limits);
     let _ = planetlab::read_from(lines(), &limits);
+    let _ = bytedance::read_from("file", bytes, 0, &limits);
     let _ = azure::flavors_from(lines());
     let _ = azure::intervals_from(lines());
     let flavors = azure::flavors_from(text("map", "1,2 a\n2,4 b\n", &limits)).unwrap();

@@ -15,19 +15,15 @@ use std::{
 };
 
 use plimsoll_placement::packing::{Instance, Item};
-use tar::{Archive, Entry, EntryType, PaxExtensions};
 
 use super::{
-    Limits, Lines, Place, ReadError,
+    Limits, Lines, Place, ReadError, archive,
     lines::Line,
-    source::{self, Capped, Source},
+    source::{self, Source},
 };
 
 /// How deep directories are searched.
 const DEPTH: usize = 16;
-
-/// The most bytes of a member's name, with all that an archive says about it.
-const NAME: u64 = 64 << 10;
 
 /// An instance and where it is from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +59,7 @@ pub fn for_each(
         }
         return Ok(());
     }
-    match archive_of(path) {
+    match archive::archive_of(path) {
         Some((archive, inside)) => members(&archive, inside.as_deref(), limits, each),
         None => one(path, limits, each).map(|_| ()),
     }
@@ -173,17 +169,6 @@ fn is_instance(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "vbp")
 }
 
-/// The archive that a path names, and the path inside it that follows.
-fn archive_of(path: &Path) -> Option<(PathBuf, Option<PathBuf>)> {
-    let is_archive = |path: &Path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        [".tar", ".tar.xz", ".txz"].iter().any(|end| name.ends_with(end)) && path.is_file()
-    };
-    let archive = path.ancestors().find(|ancestor| is_archive(ancestor))?;
-    let inside = path.strip_prefix(archive).ok().filter(|rest| !rest.as_os_str().is_empty());
-    Some((archive.to_owned(), inside.map(Path::to_owned)))
-}
-
 fn members(
     path: &Path,
     inside: Option<&Path>,
@@ -204,68 +189,18 @@ pub fn archive(
     limits: &Limits,
     each: &mut dyn FnMut(Named) -> ControlFlow<()>,
 ) -> Result<(), ReadError> {
-    let mut archive = Archive::new(Capped::new(reader, limits.bytes));
-    let (mut number, mut found) = (0, false);
-    let failed = |number, source| ReadError::Archive { file: file.to_owned(), number, source };
-    // Raw: tar's own handling of long names would hold a name of any length.
-    let entries = archive.entries().map_err(|source| failed(1, source))?.raw(true);
-    let mut long_name = None;
-    for entry in entries {
-        number += 1;
-        let mut entry = entry.map_err(|source| failed(number, source))?;
-        if number > limits.records as u64 {
-            let place = Place { file: file.to_owned(), line: 1, column: 1 };
-            let limit = limits.records as u64;
-            return Err(ReadError::TooMuch { place, what: "files in the archive", limit });
-        }
-        match entry.header().entry_type() {
-            EntryType::GNULongName | EntryType::XHeader => {
-                long_name = name_ahead(&mut entry).map_err(|source| failed(number, source))?;
-                continue;
-            }
-            EntryType::Regular | EntryType::Continuous => {}
-            _ => {
-                long_name = None;
-                continue;
-            }
-        }
-        let name = match long_name.take() {
-            Some(name) => name,
-            None => entry.path().map_err(|source| failed(number, source))?.into_owned(),
-        };
-        if !is_instance(&name) || inside.is_some_and(|inside| !name.starts_with(inside)) {
-            continue;
+    let mut found = false;
+    archive::members(file, reader, limits, &mut |name, entry| {
+        if !is_instance(name) || inside.is_some_and(|inside| !name.starts_with(inside)) {
+            return Ok(ControlFlow::Continue(()));
         }
         found = true;
         let member = format!("{file}/{}", name.display());
-        let mut lines = Lines::new(member.clone(), BufReader::new(&mut entry), limits);
+        let mut lines = Lines::new(member.clone(), BufReader::new(entry), limits);
         let instance = read(&mut lines, limits)?;
-        if each(Named { file: member, instance }).is_break() {
-            return Ok(());
-        }
-    }
+        Ok(each(Named { file: member, instance }))
+    })?;
     if found { Ok(()) } else { Err(nothing(file)) }
-}
-
-/// The name that an entry of an archive gives to the one that follows.
-fn name_ahead<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Option<PathBuf>> {
-    if entry.size() > NAME {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a file's name is too long"));
-    }
-    let mut bytes = Vec::new();
-    entry.read_to_end(&mut bytes)?;
-    let text = |bytes: &[u8]| PathBuf::from(String::from_utf8_lossy(bytes).into_owned());
-    if entry.header().entry_type() == EntryType::GNULongName {
-        let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-        return Ok(Some(text(&bytes[..end])));
-    }
-    for extension in PaxExtensions::new(&bytes) {
-        let extension = extension?;
-        if extension.key_bytes() == b"path" {
-            return Ok(Some(text(extension.value_bytes())));
-        }
-    }
-    Ok(None)
 }
 
 fn nothing(file: &str) -> ReadError {
