@@ -1,11 +1,11 @@
 //! Tries policies on recorded and invented workloads, with the very code that decides in a real
-//! cluster: [`plimsoll_placement::Cluster`] and [`plimsoll_reclaim::predict`].
+//! cluster: [`plimsoll_placement::Cluster`], [`plimsoll_reclaim::predict`] and [`plimsoll_balance`].
 //!
 //! ```text
 //!   readers (trace files -> typed records)        scenario (TOML -> cluster, workload)
 //!        |                                              |
 //!   openb, azure, pack (one experiment each) --- engine (events in time) --- report
-//!   overcommit (slots in time)
+//!   overcommit, consolidation (slots in time), defragmentation (one plan)
 //! ```
 //!
 //! A run is decided by its inputs and its seed alone: the same give the same result on every

@@ -221,7 +221,7 @@ const CASES: &[Case] = &[
     (
         &["simulate", "rebalance", "--format", "bytedance", "bad.vbp"],
         2,
-        "bad.vbp, line 1, column 1: this is not the JSON that belongs here",
+        "bad.vbp, line 2, column 1: this is not the JSON that belongs here",
     ),
     (
         &["simulate", "rebalance", "--format", "roadef", "a", "b", "--moves", "5"],

@@ -114,7 +114,8 @@ pub fn read_from(
 ) -> Result<Cluster, ReadError> {
     let bounded = std::io::BufReader::new(source::Capped::new(text, limits.bytes));
     let read: FileRecord = serde_json::from_reader(bounded).map_err(|source| {
-        let (line, column) = (source.line() as u64, source.column());
+        // serde counts columns from 0 where a line begins.
+        let (line, column) = (source.line() as u64, source.column().max(1));
         ReadError::Json { place: At { file: file.to_owned(), line, column }, source }
     })?;
     let clusters = read.cluster_list.len();
