@@ -49,6 +49,7 @@ use crate::{
     output::{Output, progress::Progress},
 };
 
+pub(super) mod balance;
 pub(super) mod cascade;
 pub(super) mod placement;
 pub(super) mod reclaim;
