@@ -10,6 +10,8 @@ mod need;
 mod resize;
 mod swap;
 
+use std::collections::BTreeSet;
+
 use plimsoll_model::VmId;
 
 use crate::{
@@ -37,7 +39,8 @@ impl Balancer {
             return plan;
         }
         let ledger = Ledger::new(self, situation);
-        Planner { ledger, plan, moves: situation.moves_running }.finish()
+        let moves = situation.moves_running;
+        Planner { ledger, plan, moves, touched: BTreeSet::new() }.finish()
     }
 }
 
@@ -46,6 +49,8 @@ pub(crate) struct Planner<'a> {
     pub(crate) plan: Plan,
     /// Moves that run, or are planned.
     pub(crate) moves: u32,
+    /// The VMs of its steps.
+    touched: BTreeSet<VmId>,
 }
 
 /// A VM of a hotspot that could leave.
@@ -123,7 +128,7 @@ impl Planner<'_> {
     }
 
     pub(crate) fn is_touched(&self, vm: VmId) -> bool {
-        self.plan.steps.iter().any(|step| step.action.vm() == vm)
+        self.touched.contains(&vm)
     }
 
     /// The VMs that could leave a hotspot, the best first.
@@ -208,17 +213,24 @@ impl Planner<'_> {
         true
     }
 
+    /// Adds a step to the plan.
+    pub(crate) fn add(&mut self, step: Step) {
+        self.touched.insert(step.action.vm());
+        self.plan.steps.push(step);
+    }
+
     /// Notes the step of a move that was entered.
     pub(crate) fn note(&mut self, entry: &Entry, reason: Reason, after: Vec<usize>, gain: f64) {
         let (vm, from, to) = self.ledger.hosts_of(entry);
-        self.plan.steps.push(Step {
+        let step = Step {
             action: Action::Move { vm, from, to },
             reason,
             after,
             hosts: self.ledger.forecasts(entry),
             cost: self.ledger.cost(vm),
             gain: Permille::of(gain),
-        });
+        };
+        self.add(step);
         self.moves += 1;
     }
 }

@@ -91,14 +91,15 @@ impl Planner<'_> {
         self.ledger.set(at, load.changed(less, more));
         let load = &self.ledger.loads[at];
         let after = Utilisation::of(&load.shares());
-        self.plan.steps.push(Step {
+        let step = Step {
             action: Action::Resize { vm, host, from, to },
             reason,
             after: Vec::new(),
             hosts: vec![Forecast { host, before: Utilisation::of(&before), after }],
             cost: Cost::default(),
             gain: Permille::of(overload - load.overload(settings)),
-        });
+        };
+        self.add(step);
     }
 }
 

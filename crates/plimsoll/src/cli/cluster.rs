@@ -337,6 +337,15 @@ Examples:
   plimsoll bench reclaim --vms 1000 --json
   plimsoll bench reclaim --vms 100 --promised-percent 400")]
     Reclaim(BenchReclaimArgs),
+    /// Plans against all hotspots of a cluster
+    #[command(after_help = "\
+Hosts are promised more CPU than they have; some of them run hot, and a tenth of the VMs must be apart.
+What is timed is a plan for all of it, with no limit on moves at once. The plans are not carried out.
+
+Examples:
+  plimsoll bench balance --hosts 10000 --vms 100000 --json
+  plimsoll bench balance --hosts 500 --vms 8000 --hot-percent 20")]
+    Balance(BenchBalanceArgs),
     /// Throughput of real VMs that lose half of their memory, by the cascade and by swap alone
     #[command(after_help = "\
 On a lab of its own, with swap space of its own, two VMs are deflated under a load and inflated again:
@@ -505,6 +514,30 @@ pub(crate) struct BenchReclaimArgs {
     #[arg(long, value_name = "PERCENT", default_value_t = 200,
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) promised_percent: u32,
+    /// What the VMs and their loads are drawn with
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+/// Measures plans against hotspots.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchBalanceArgs {
+    /// How many hosts the cluster has
+    #[arg(long, value_name = "N", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
+    pub(crate) hosts: u32,
+    /// How many VMs it runs
+    #[arg(long, value_name = "M", default_value_t = 100_000,
+          value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) vms: u32,
+    /// How many of the hosts run hot, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 5,
+          value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub(crate) hot_percent: u32,
+    /// How many plans are measured
+    #[arg(long, value_name = "K", default_value_t = 20,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) rounds: u32,
     /// What the VMs and their loads are drawn with
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,

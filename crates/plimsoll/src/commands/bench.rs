@@ -49,6 +49,7 @@ use crate::{
     output::{Output, progress::Progress},
 };
 
+pub(super) mod balance;
 pub(super) mod cascade;
 mod guest;
 pub(super) mod migrate;

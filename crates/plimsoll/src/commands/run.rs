@@ -203,6 +203,9 @@ pub(crate) async fn bench(command: BenchCommand, output: Output) -> Outcome {
         BenchCommand::Reclaim(args) => {
             tokio::task::block_in_place(|| super::bench::reclaim::reclaim(&args, output))
         }
+        BenchCommand::Balance(args) => {
+            tokio::task::block_in_place(|| super::bench::balance::balance(&args, output))
+        }
         BenchCommand::Cascade(args) => super::bench::cascade::cascade(&args, output).await,
         BenchCommand::Migrate(args) => super::bench::migrate::migrate(&args, output).await,
         BenchCommand::Manager(args) => super::bench::manager(&args, output).await,

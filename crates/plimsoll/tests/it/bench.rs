@@ -50,3 +50,19 @@ fn plans_for_one_host_are_measured() {
     assert_eq!(count("high") + count("soft") + count("hard") + count("low"), 60, "{report}");
     assert!(count("needed") > 0, "{report}");
 }
+
+#[test]
+fn plans_against_hotspots_are_measured() {
+    let home = tempfile::tempdir().unwrap();
+    let args = ["bench", "balance", "--hosts", "60", "--vms", "600", "--rounds", "3", "--json"];
+    let ran = run_in(home.path(), &[&args[..], &["--hot-percent", "10"]].concat());
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    for key in ["p50_ms", "p99_ms", "max_ms", "observe_p50_ms"] {
+        assert!(report[key].as_f64().unwrap() > 0.0, "{key}: {report}");
+    }
+    let count = |key: &str| report[key].as_u64().unwrap();
+    assert_eq!((count("hosts"), count("vms"), count("rounds")), (60, 600, 3));
+    assert!(count("hotspots") > 0 && count("moves") > 0, "{report}");
+    assert!(count("overload_after_permille") < count("overload_before_permille"), "{report}");
+}
