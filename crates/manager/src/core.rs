@@ -25,6 +25,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
     app::AppError,
+    metrics::MoveMetrics,
     reconcile::{FencingCommand, balance::Balance, draining::HeldUp, reservations::Review},
 };
 
@@ -78,6 +79,8 @@ pub struct CoreConfig {
     pub seed: Option<u64>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
+    /// Where moves are counted.
+    pub moves: MoveMetrics,
 }
 
 impl Default for CoreConfig {
@@ -90,6 +93,7 @@ impl Default for CoreConfig {
             keep_events: 100_000,
             seed: None,
             clock: Arc::new(SystemClock::default()),
+            moves: MoveMetrics::default(),
         }
     }
 }

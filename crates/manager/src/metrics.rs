@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use plimsoll_api::v1::ClusterStatus;
+use plimsoll_api::v1::{ClusterStatus, MigrationOutcome};
 use plimsoll_model::{Element, HostPhase, Resources, VmPhase};
 use plimsoll_store::{Batch, CommitError, Contents, Store, StoreError};
 use prometheus_client::{
@@ -40,6 +40,43 @@ struct PhaseLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResourceLabels {
     resource: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+/// Moves of VMs, counted as they end. Clones share the numbers.
+#[derive(Clone, Debug)]
+pub struct MoveMetrics {
+    outcomes: Family<OutcomeLabels, Counter>,
+    downtimes: Histogram,
+}
+
+impl Default for MoveMetrics {
+    fn default() -> Self {
+        // 1 ms to 16 s.
+        let downtimes = Histogram::new(exponential_buckets(0.001, 2.0, 15));
+        Self { outcomes: Family::default(), downtimes }
+    }
+}
+
+impl MoveMetrics {
+    /// Counts a move that is over.
+    pub(crate) fn over(&self, outcome: MigrationOutcome) {
+        let outcome = match outcome {
+            MigrationOutcome::Moved => "moved",
+            MigrationOutcome::Failed => "failed",
+            MigrationOutcome::Cancelled => "cancelled",
+        };
+        self.outcomes.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+
+    /// Notes how long a VM stood still.
+    pub(crate) fn stood_still(&self, time: Duration) {
+        self.downtimes.observe(time.as_secs_f64());
+    }
 }
 
 type Latencies = Family<RouteLabels, Histogram, fn() -> Histogram>;
@@ -76,6 +113,7 @@ struct Inner {
     vms: Family<PhaseLabels, Gauge>,
     capacity: Family<ResourceLabels, Gauge>,
     committed: Family<ResourceLabels, Gauge>,
+    moves: MoveMetrics,
 }
 
 fn latency() -> Histogram {
@@ -108,7 +146,16 @@ impl Metrics {
         let (capacity, committed) = (Family::default(), Family::default());
         registry.register("capacity", "What all hosts have, in base units", capacity.clone());
         registry.register("committed", "What VMs were promised of it", committed.clone());
+        let moves = MoveMetrics::default();
+        registry.register("migrations", "Moves of VMs that are over", moves.outcomes.clone());
+        registry.register_with_unit(
+            "migration_downtime",
+            "How long VMs stood still that were moved",
+            Unit::Seconds,
+            moves.downtimes.clone(),
+        );
         Self(Arc::new(Inner {
+            moves,
             registry,
             requests,
             latencies,
@@ -131,6 +178,11 @@ impl Metrics {
         self.0.requests.get_or_create(&labels).inc();
         let labels = RouteLabels { route: route.into() };
         self.0.latencies.get_or_create(&labels).observe(elapsed.as_secs_f64());
+    }
+
+    /// Where moves are counted.
+    pub(crate) fn moves(&self) -> MoveMetrics {
+        self.0.moves.clone()
     }
 
     /// The same store, with its commits timed.

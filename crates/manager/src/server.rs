@@ -314,7 +314,7 @@ async fn open_core(config: &ServerConfig, metrics: &Metrics) -> Result<Core, Ser
         argv: fencing.command.clone(),
         timeout: Duration::from_secs(fencing.timeout_s),
     });
-    let core_config = CoreConfig { fencing, ..CoreConfig::default() };
+    let core_config = CoreConfig { fencing, moves: metrics.moves(), ..CoreConfig::default() };
     let core =
         Core::open(core_config, Box::new(metrics.timed(store))).map_err(ServerError::Core)?;
     admin_token::ensure(&core, &config.data_dir, &config.settings)

@@ -1,4 +1,5 @@
 //! The decider as its callers use it.
+#![expect(clippy::unwrap_used, reason = "helpers of tests may fail loudly")]
 
 mod check;
 mod drains;

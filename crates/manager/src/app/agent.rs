@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use plimsoll_api::cluster::{AgentReport, DesiredHost, MemoryState, ObservedPhase, ReportReply};
 use plimsoll_api::guest::to_printable;
-use plimsoll_api::v1::BalanceMode;
+use plimsoll_api::v1::{BalanceMode, MigrationOutcome};
 use plimsoll_model::{
     EventKind, HostEvent, HostId, HostPhase, Severity, Subject, Timestamp, VmEvent, VmId, VmPhase,
 };
@@ -16,7 +16,7 @@ use crate::{
         Core, State,
         desired::desired_host,
         observe::{Context, Observation, observe},
-        record::HostRecord,
+        record::{HostRecord, VmRecord},
         telemetry::{NotTaken, Notice, REPLIES_TO_ARM, Seen},
         txn::Txn,
     },
@@ -139,8 +139,14 @@ async fn note(core: &Core, taken: Taken) {
     let (host, inner) = (taken.host, core.clone());
     let written = core.submit(None, move |txn| taken.apply(&inner, txn));
     match tokio::time::timeout(MAX_NOTING, written).await {
-        Ok(Ok(true)) => core.nudge(),
-        Ok(Ok(false)) => {}
+        Ok(Ok(applied)) => {
+            let moves = &core.config().moves;
+            applied.over.into_iter().for_each(|outcome| moves.over(outcome));
+            applied.stood_still.into_iter().for_each(|time| moves.stood_still(time));
+            if applied.stirs {
+                core.nudge();
+            }
+        }
         Ok(Err(error)) => {
             tracing::warn!(%host, %error, "what a host reports could not be written");
         }
@@ -209,6 +215,31 @@ fn log(txn: &mut Txn<'_>, host: &HostRecord, notice: &Notice) {
             let Some(record) = txn.state.vm(*vm).cloned() else { return };
             let message = "has all of its memory again";
             txn.vm_event(Severity::Info, EventKind::VmRestored, &record, message);
+        }
+    }
+}
+
+/// What a report has changed.
+#[derive(Debug, Default)]
+struct Applied {
+    /// Something that waits, or a failure, may be dealt with now.
+    stirs: bool,
+    /// Moves that are over.
+    over: Vec<MigrationOutcome>,
+    /// How long VMs stood still that were moved.
+    stood_still: Vec<Duration>,
+}
+
+impl Applied {
+    fn count_move(&mut self, old: &VmRecord, new: &VmRecord) {
+        if let Some(last) = new.last_migration.as_ref() {
+            let before = old.last_migration.as_ref().filter(|before| before.id == last.id);
+            if before.is_none() {
+                self.over.push(last.outcome);
+            }
+            if let (Some(figures), None) = (last.figures, before.and_then(|old| old.figures)) {
+                self.stood_still.push(Duration::from_millis(figures.downtime_ms));
+            }
         }
     }
 }
@@ -320,21 +351,23 @@ impl Taken {
         core.telemetry().with(self.host, |telemetry| telemetry.not_announced(&unknown))
     }
 
-    /// Writes down what the report changes. Tells whether it stirs: whether something that waits, or
-    /// a failure, may be dealt with now. That a VM has started concerns nobody else.
-    fn apply(&self, core: &Core, txn: &mut Txn<'_>) -> Result<bool, AppError> {
+    /// Writes down what the report changes. That a VM has started stirs nobody else.
+    fn apply(&self, core: &Core, txn: &mut Txn<'_>) -> Result<Applied, AppError> {
         let host = self.host;
         let record =
             txn.state.host(host).cloned().ok_or_else(|| AppError::not_found(Noun::Host, host))?;
         let (new, booted) = self.host_after(&txn.state, &record);
-        let mut stirs = booted;
+        let mut applied = Applied { stirs: booted, ..Applied::default() };
         if new.host.spec != record.host.spec && record.host.boot_id.is_some() {
             txn.host_event(Severity::Info, EventKind::HostChanged, &new, "has changed");
         }
         for Observation { record, gone, events } in
             self.observations(core, &txn.state, &new, txn.revision)
         {
-            stirs |= gone || record.vm.phase != VmPhase::Running;
+            applied.stirs |= gone || record.vm.phase != VmPhase::Running;
+            if let Some(old) = txn.state.vm(record.vm.id) {
+                applied.count_move(old, &record);
+            }
             for (severity, kind, message) in events {
                 txn.vm_event(severity, kind, &record, message);
             }
@@ -350,7 +383,7 @@ impl Taken {
         }
         let comes_up = self.comes_up(&txn.state, &new);
         if comes_up || matches!(new, Cow::Owned(_)) {
-            stirs = true;
+            applied.stirs = true;
             let mut new = new.into_owned();
             if comes_up {
                 come_up(txn, &mut new, booted);
@@ -366,7 +399,7 @@ impl Taken {
             txn.event(Severity::Warning, EventKind::VmUnclaimed, subject, None, message);
             core.telemetry().with(host, |telemetry| telemetry.announce(vm));
         }
-        Ok(stirs)
+        Ok(applied)
     }
 
     /// Nothing from before a reboot runs: what is not reported as running again may or may not.

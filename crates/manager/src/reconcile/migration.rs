@@ -6,6 +6,7 @@
 //! What then follows is that side's word ([`crate::core::migration`]), and only after it the VM may be
 //! placed anew ([`crate::reconcile::failover`]).
 
+use plimsoll_api::v1::MigrationOutcome;
 use plimsoll_model::{Fencing, HostId, HostPhase, VmPhase};
 
 use crate::{
@@ -26,7 +27,10 @@ pub(crate) async fn reconcile(core: Core) -> Result<String, AppError> {
     if !state.migrating.iter().filter_map(|id| state.vm(*id)).any(|record| due(record)) {
         return Ok(format!("{count} VMs move"));
     }
-    let changed = core.submit(None, |txn| Ok(advance(txn))).await?;
+    let (changed, over) = core.submit(None, |txn| Ok(advance(txn))).await?;
+    for _ in 0..over {
+        core.config().moves.over(MigrationOutcome::Failed);
+    }
     core.nudge();
     Ok(format!("{count} VMs move, {changed} with a host lost"))
 }
@@ -40,9 +44,10 @@ enum Step {
     Over,
 }
 
-fn advance(txn: &mut Txn<'_>) -> usize {
+/// How many moves have changed, and how many of them are over.
+fn advance(txn: &mut Txn<'_>) -> (usize, usize) {
     let ids: Vec<_> = txn.state.migrating.iter().copied().collect();
-    let mut changed = 0;
+    let (mut changed, mut over) = (0, 0);
     for id in ids {
         let Some(record) = txn.state.vm(id).cloned() else { continue };
         let Some(step) = next(&txn.state, &record) else { continue };
@@ -50,6 +55,7 @@ fn advance(txn: &mut Txn<'_>) -> usize {
         match step {
             Step::Changed(migration) => new.migration = Some(migration),
             Step::Over => {
+                over += 1;
                 let why = Some("both of its hosts were lost on the way".to_owned());
                 if let Some((severity, kind, said)) = new.stay(why, false, txn.revision, txn.now) {
                     txn.vm_event(severity, kind, &new, said);
@@ -59,7 +65,7 @@ fn advance(txn: &mut Txn<'_>) -> usize {
         txn.put_vm(new);
         changed += 1;
     }
-    changed
+    (changed, over)
 }
 
 /// Whether a host is known not to run the VM.

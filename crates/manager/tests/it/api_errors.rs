@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::cluster::{Cluster, name, vms};
 
 /// A request as text, over the socket; the answer's status and body.
-async fn raw(cluster: &Cluster, head: &str, body: &str) -> (u16, String) {
+pub(crate) async fn raw(cluster: &Cluster, head: &str, body: &str) -> (u16, String) {
     let mut stream = tokio::net::UnixStream::connect(&cluster.socket).await.unwrap();
     let mut text = format!("{head} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
     if !head.contains("Authorization") {

@@ -7,6 +7,7 @@ use plimsoll_api::{
 use plimsoll_model::{Name, VmPhase};
 use plimsoll_testkit::{Mode, wait_for};
 
+use crate::api_errors::raw;
 use crate::cluster::{Cluster, LIMIT, name, refusal, vms};
 
 async fn moved(cluster: &Cluster, vm: &Name) -> VmView {
@@ -53,6 +54,13 @@ async fn a_vm_moves_to_where_it_is_asked_to_and_to_where_there_is_room() {
     };
     let figures = wait_for(LIMIT, "the source's figures", figures).await.unwrap();
     assert_eq!(figures.downtime_ms, 40);
+    let (_, metrics) = raw(&cluster, "GET /metrics", "").await;
+    for metric in [
+        "plimsoll_migrations_total{outcome=\"moved\"} 1",
+        "plimsoll_migration_downtime_seconds_count 1",
+    ] {
+        assert!(metrics.contains(metric), "no {metric} in {metrics}");
+    }
     let refused = refusal(cluster.admin.cancel_migration(&shop, &web).await);
     assert_eq!(refused.code, ErrorCode::WrongState);
 }

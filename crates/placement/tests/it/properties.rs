@@ -172,7 +172,7 @@ fn decide(cluster: &Cluster, world: &World, request: &Request, policy: Policy) -
         match &host.verdict {
             Verdict::Possible { score, .. } => assert_eq!(on.unwrap().score, *score),
             Verdict::Refused { reasons } => {
-                assert_eq!(Some(on.unwrap_err()), reasons.first().cloned())
+                assert_eq!(Some(on.unwrap_err()), reasons.first().cloned());
             }
         }
     }

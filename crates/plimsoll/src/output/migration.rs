@@ -106,3 +106,79 @@ pub(crate) fn over(last: &LastMigration) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_api::{
+        migration::{MigrationLimits, MigrationProgress, MigrationStage},
+        v1::MigrationCause,
+    };
+    use plimsoll_model::BytesPerSecond;
+
+    use super::*;
+
+    fn past(outcome: MigrationOutcome) -> LastMigration {
+        let moved = outcome == MigrationOutcome::Moved;
+        LastMigration {
+            id: uuid::Uuid::nil(),
+            from: "host-1".parse().unwrap(),
+            to: "host-2".parse().unwrap(),
+            cause: MigrationCause::User,
+            outcome,
+            message: (!moved).then(|| "the target\u{1b}[31m is full".to_owned()),
+            figures: moved.then_some(MigrationFigures {
+                total_ms: 2_350,
+                downtime_ms: 43,
+                memory_sent: Bytes::mib(640),
+                disk_sent: Bytes::gib(1),
+                passes: 4,
+                post_copied: false,
+            }),
+            predicted: Some(MigrationPrediction { total_ms: 2_100, downtime_ms: 60 }),
+            begun_at: "2030-01-01T02:00:00Z".parse().unwrap(),
+            ended_at: "2030-01-01T02:00:02.4Z".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_move_has_what_it_cost_beside_what_was_predicted() {
+        let vm = "web-1".parse().unwrap();
+        let said = ended(&vm, &past(MigrationOutcome::Moved));
+        insta::assert_snapshot!(said, @"
+        vm web-1 has moved from host-1 to host-2
+        stood still for 43 ms, 2.3 s in all (predicted: 60 ms, 2.1 s)
+        sent memory 640MiB in 4 passes; disk 1GiB
+        ");
+        assert_eq!(ended(&vm, &past(MigrationOutcome::Failed)), "vm web-1 stays on host-1\n");
+        let line = over(&past(MigrationOutcome::Failed));
+        assert!(line.starts_with("failed, host-1 to host-2, 2030-01-01T02:00:02Z: the target"));
+        assert!(!line.contains('\u{1b}'), "what hosts say is tamed");
+    }
+
+    #[test]
+    fn how_far_a_move_is_stands_in_one_line() {
+        let view = MigrationView {
+            id: uuid::Uuid::nil(),
+            from: "host-1".parse().unwrap(),
+            to: "host-2".parse().unwrap(),
+            reason: "most-free 0.8".to_owned(),
+            cause: MigrationCause::Drain,
+            stage: MigrationStage::CopyingMemory,
+            message: None,
+            progress: MigrationProgress {
+                memory_total: Bytes::gib(2),
+                memory_left: Bytes::mib(512),
+                dirty_rate: BytesPerSecond(10 << 20),
+                elapsed_ms: 700,
+                predicted_total_ms: 1_250,
+                predicted_downtime_ms: 40,
+                ..MigrationProgress::default()
+            },
+            limits: MigrationLimits::default(),
+            copy_disk: false,
+            cancelled: true,
+            begun_at: "2030-01-01T02:00:00Z".parse().unwrap(),
+        };
+        insta::assert_snapshot!(under_way(&view), @"host-1 to host-2, copying memory, 75 % of 2GiB of memory, writes 10MiB/s, 0.7 s of 1.2 s, predicted downtime 40 ms, to be given up");
+    }
+}

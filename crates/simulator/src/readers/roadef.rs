@@ -57,12 +57,15 @@ pub fn assignment_of(
     opened(path, limits, "assignment", &mut |lines| assignment(lines, parts))
 }
 
+/// What reads the lines of a file.
+type Reading<'a, T> = dyn FnMut(&mut Lines<Box<dyn BufRead + '_>>) -> Result<T, ReadError> + 'a;
+
 /// Reads a file, or one inside an archive.
 fn opened<T>(
     path: &Path,
     limits: &Limits,
     wanted: &'static str,
-    read: &mut dyn FnMut(&mut Lines<Box<dyn BufRead + '_>>) -> Result<T, ReadError>,
+    read: &mut Reading<'_, T>,
 ) -> Result<T, ReadError> {
     let file = path.display().to_string();
     let Some((archive, Some(inside))) = archive::archive_of(path) else {
