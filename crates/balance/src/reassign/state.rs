@@ -189,10 +189,6 @@ impl<'a> State<'a> {
         self.assignment[process as usize]
     }
 
-    pub(super) fn machine_cost(&self, machine: MachineId) -> i64 {
-        self.machine_cost[machine as usize]
-    }
-
     fn home(&self, process: ProcessId) -> MachineId {
         self.problem.parts.initial[process as usize]
     }
@@ -428,28 +424,6 @@ impl<'a> State<'a> {
         self.shift(one, there);
         self.shift(other, here);
         self.cost += delta;
-    }
-
-    /// Moves a process and reckons what the cost is then.
-    pub(super) fn shift_and_reckon(&mut self, process: ProcessId, to: MachineId) {
-        let delta = self.shift_delta(process, to);
-        self.apply_shift(process, to, delta);
-    }
-
-    /// What a move adds to the cost, whether or not it is allowed.
-    fn shift_delta(&self, process: ProcessId, to: MachineId) -> i64 {
-        let from = self.machine_of(process);
-        if from == to {
-            return 0;
-        }
-        let need = self.needs(process);
-        self.machine_cost_if(from as usize, |at| -need[at])
-            + self.machine_cost_if(to as usize, |at| need[at])
-            - self.machine_cost[from as usize]
-            - self.machine_cost[to as usize]
-            + self.distance(process, to)
-            - self.distance(process, from)
-            + self.service_delta(process, from, to)
     }
 
     fn shift(&mut self, process: ProcessId, to: MachineId) {
