@@ -119,8 +119,8 @@ struct Rules {
 impl Constraints for Rules {
     fn may_hold(&self, vm: usize, host: usize) -> bool {
         let together = |other: &usize| *other != vm && self.at[*other] == host;
-        !self.closed.contains(&host)
-            && !(self.apart.contains(&vm) && self.apart.iter().any(together))
+        let is_alone = !self.apart.contains(&vm) || !self.apart.iter().any(together);
+        is_alone && !self.closed.contains(&host)
     }
 
     fn moved(&mut self, vm: usize, host: usize) {

@@ -121,12 +121,12 @@ fn policies_are_named_as_they_are_written() {
     assert!(said.starts_with("`lr` is not a policy of consolidation: use thr-mmt, "), "{said}");
 }
 
-/// kWh, moves, SLAV in %.
-type Score = (f64, f64, f64);
+/// kWh, moves and SLAV in %.
+type Scores = (f64, f64, f64);
 
 /// Two days, and what `CloudSim` 3.0.3 scores on them with the reference policies in the order of
-/// [`Policy::ALL`]: kWh, moves and SLAV in %.
-const PUBLISHED: [(&str, [Score; 4]); 2] = [
+/// [`Policy::ALL`].
+const PUBLISHED: [(&str, [Scores; 4]); 2] = [
     (
         "20110303.csv.xz",
         [
