@@ -44,12 +44,12 @@ pub struct Settings {
     pub moves_at_once: u32,
     /// What one move can send a second.
     pub bandwidth: BytesPerSecond,
-    /// How many looks at a host a plan may take: 1 second's work, about, on a core of today.
+    /// How many times a plan may ask placement about a host: it bounds how long a plan takes.
     pub most_looks: u32,
 }
 
 impl Default for Settings {
-    /// Sandpiper's k, n and threshold (section 7); the rest is argued for in `docs/balance.md`.
+    /// Sandpiper's k, n and threshold; the rest is argued for in `docs/balance.md`.
     fn default() -> Self {
         Self {
             threshold: Permille(750),

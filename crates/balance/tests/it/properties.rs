@@ -28,7 +28,7 @@ fn world(rng: &mut ChaCha8Rng) -> World {
         state.unschedulable = rng.random_bool(0.1).then_some(Unschedulable::Draining);
         world.cluster.upsert_host(state);
     }
-    let busy: Vec<_> = (0..=hosts).map(|_| rng.random_range(0.0..1.6)).collect();
+    let busy: Vec<u64> = (0..=hosts).map(|_| rng.random_range(0..1600)).collect();
     for id in 0..rng.random_range(5..=40) {
         let cores = rng.random_range(0..=4);
         let mut request = request(vm(id), cores, rng.random_range(1..=6));
@@ -46,8 +46,8 @@ fn world(rng: &mut ChaCha8Rng) -> World {
         let host = HostId(rng.random_range(1..=hosts));
         let policy = plimsoll_model::Policy::FirstFit;
         if let Some(Ok(_)) = world.cluster.decide_on(&request, host, policy) {
-            let most = cores as f64 * 1000.0 * busy[host.0 as usize];
-            let cpu = (rng.random_range(0.5..1.0) * most) as u64;
+            let most = cores * busy[host.0 as usize];
+            let cpu = rng.random_range(most / 2..=most);
             world.add_vm(&request, host.0, cpu);
             if rng.random_bool(0.3) {
                 let state = world.vms.get_mut(&request.vm).unwrap();
