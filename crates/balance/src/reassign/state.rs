@@ -24,6 +24,9 @@ pub(super) struct State<'a> {
     problem: &'a Problem,
     resources: usize,
     assignment: Vec<MachineId>,
+    /// The processes of each machine, and where each is in that list.
+    held: Vec<Vec<ProcessId>>,
+    place: Vec<u32>,
     service_of: Vec<u32>,
     /// By process and resource: what it needs, and that without transient resources. These it
     /// goes on holding at home, so that its own machine has them for it whether it is there or not.
@@ -33,6 +36,10 @@ pub(super) struct State<'a> {
     between_weight: i64,
     service_weight: i64,
     load_weight: Vec<i64>,
+    /// By resource: what a unit that is lacking costs. Nothing may lack when there is none.
+    prices: Option<Vec<i64>>,
+    /// Of how many resources of machines more is used than there is.
+    overfull: usize,
     triples: Vec<Triple>,
     /// By machine and resource: what may yet be used; what is used above the safety capacity
     /// (below 0 while it is not reached); what is not used.
@@ -79,6 +86,8 @@ impl<'a> State<'a> {
             problem,
             resources,
             assignment: parts.initial.clone(),
+            held: vec![Vec::new(); machines],
+            place: vec![0; parts.processes.len()],
             service_of: parts.processes.iter().map(|process| process.service).collect(),
             need: needs().map(small).collect(),
             need_at_home: staying
@@ -91,6 +100,8 @@ impl<'a> State<'a> {
                 .collect(),
             between_weight: small(parts.weights.machine),
             service_weight: small(parts.weights.service),
+            prices: None,
+            overfull: 0,
             load_weight: parts.resources.iter().map(|it| small(it.load_weight)).collect(),
             triples: parts
                 .balances
@@ -164,7 +175,8 @@ impl<'a> State<'a> {
     fn reckon(&mut self) -> i64 {
         let mut cost = self.service_weight * i64::try_from(self.most_away).unwrap_or(i64::MAX);
         for machine in 0..self.machine_cost.len() {
-            self.machine_cost[machine] = self.machine_cost_if(machine, |_| 0);
+            self.machine_cost[machine] =
+                self.machine_cost_if(machine, |_| 0) + self.lack_cost_if(machine, |_| 0);
             cost += self.machine_cost[machine];
         }
         for (process, machine) in (0..).zip(&self.assignment) {
@@ -173,23 +185,51 @@ impl<'a> State<'a> {
         cost
     }
 
-    pub(super) const fn problem(&self) -> &'a Problem {
-        self.problem
+    /// Puts a price, by resource, on what is used above the capacities; or forbids it.
+    pub(super) fn set_prices(&mut self, prices: Option<Vec<i64>>) {
+        self.prices = prices;
+        self.cost = self.reckon();
+    }
+
+    /// Whether any machine lacks anything.
+    pub(super) const fn is_overfull(&self) -> bool {
+        self.overfull > 0
     }
 
     pub(super) const fn cost(&self) -> i64 {
         self.cost
     }
 
+    pub(super) fn machines(&self) -> MachineId {
+        // Problem::new has seen to it that there are not more.
+        MachineId::try_from(self.machine_cost.len()).unwrap_or(MachineId::MAX)
+    }
+
     pub(super) fn assignment(&self) -> &[MachineId] {
         &self.assignment
+    }
+
+    /// The processes on a machine.
+    pub(super) fn held(&self, machine: MachineId) -> &[ProcessId] {
+        &self.held[machine as usize]
+    }
+
+    /// Whether more is used of a machine than it has.
+    pub(super) fn lacks(&self, machine: MachineId) -> bool {
+        self.room(machine).iter().any(|room| *room < 0)
+    }
+
+    /// Whether a process gives back some of what a machine is short of, when it leaves.
+    pub(super) fn relieves(&self, process: ProcessId, machine: MachineId) -> bool {
+        let gives = self.takes(process, machine);
+        self.room(machine).iter().zip(gives).any(|(room, gives)| *room < 0 && *gives > 0)
     }
 
     pub(super) fn machine_of(&self, process: ProcessId) -> MachineId {
         self.assignment[process as usize]
     }
 
-    fn home(&self, process: ProcessId) -> MachineId {
+    pub(super) fn home(&self, process: ProcessId) -> MachineId {
         self.problem.parts.initial[process as usize]
     }
 
@@ -208,6 +248,16 @@ impl<'a> State<'a> {
             cost += (wanted - (free[*against] - change(*against))).max(0) * weight;
         }
         cost
+    }
+
+    /// What it costs that more is used of a machine than it has, when it takes so much more.
+    #[inline]
+    fn lack_cost_if(&self, machine: usize, taken: impl Fn(usize) -> i64) -> i64 {
+        let Some(prices) = &self.prices else { return 0 };
+        let start = machine * self.resources;
+        let room = &self.room[start..start + self.resources];
+        let lacks = room.iter().enumerate().map(|(at, room)| (taken(at) - room).max(0));
+        lacks.zip(prices).map(|(lack, price)| lack * price).sum()
     }
 
     /// What the moves cost of a process that is on this machine, but for its service.
@@ -256,22 +306,15 @@ impl<'a> State<'a> {
         takes.iter().zip(after).all(|(need, room)| *need <= room)
     }
 
-    /// What moving a process to another machine would add to the cost, when there is room for it
-    /// and no other process of its service, and it adds no more than `most`.
+    /// What moving a process to another machine would add to the cost, when it is allowed and adds
+    /// no more than `most`.
     #[inline]
     pub(super) fn try_shift(&self, process: ProcessId, to: MachineId, most: f64) -> Option<i64> {
         let from = self.machine_of(process);
-        if from == to || !self.fits(process, to) {
+        if from == to || (self.prices.is_none() && !self.fits(process, to)) {
             return None;
         }
-        let need = self.needs(process);
-        let mut delta = self.machine_cost_if(from as usize, |at| -need[at])
-            + self.machine_cost_if(to as usize, |at| need[at])
-            - self.machine_cost[from as usize]
-            - self.machine_cost[to as usize]
-            + self.distance(process, to)
-            - self.distance(process, from);
-        delta += self.service_delta(process, from, to);
+        let delta = self.shift_delta(process, to);
         (as_float(delta) <= most && self.may_move(process, to)).then_some(delta)
     }
 
@@ -281,13 +324,25 @@ impl<'a> State<'a> {
     pub(super) fn try_swap(&self, one: ProcessId, other: ProcessId, most: f64) -> Option<i64> {
         let (here, there) = (self.machine_of(one), self.machine_of(other));
         let services = (self.service_of[one as usize], self.service_of[other as usize]);
+        let strict = self.prices.is_none();
         if here == there
             || services.0 == services.1
-            || !self.fits_for(other, one, here)
-            || !self.fits_for(one, other, there)
+            || (strict && !(self.fits_for(other, one, here) && self.fits_for(one, other, there)))
         {
             return None;
         }
+        let delta = self.swap_delta(one, other);
+        let accepted = as_float(delta) <= most
+            && self.may_move(one, there)
+            && self.may_move(other, here)
+            && !self.entangled(services, here, there);
+        accepted.then_some(delta)
+    }
+
+    /// What an exchange adds to the cost, whether or not it is allowed.
+    #[inline]
+    fn swap_delta(&self, one: ProcessId, other: ProcessId) -> i64 {
+        let (here, there) = (self.machine_of(one), self.machine_of(other));
         let (first, second) = (self.needs(one), self.needs(other));
         let mut delta = self.machine_cost_if(here as usize, |at| second[at] - first[at])
             + self.machine_cost_if(there as usize, |at| first[at] - second[at])
@@ -297,18 +352,20 @@ impl<'a> State<'a> {
             - self.distance(one, here)
             + self.distance(other, here)
             - self.distance(other, there);
+        if self.prices.is_some() {
+            let (gives, takes) = (self.takes(one, here), self.takes(other, here));
+            delta += self.lack_cost_if(here as usize, |at| takes[at] - gives[at]);
+            let (gives, takes) = (self.takes(other, there), self.takes(one, there));
+            delta += self.lack_cost_if(there as usize, |at| takes[at] - gives[at]);
+        }
         if self.service_weight != 0 {
             delta += self.service_weight
                 * self.most_away_change(&[
-                    (services.0, self.leaving(one, here, there)),
-                    (services.1, self.leaving(other, there, here)),
+                    (self.service_of[one as usize], self.leaving(one, here, there)),
+                    (self.service_of[other as usize], self.leaving(other, there, here)),
                 ]);
         }
-        let accepted = as_float(delta) <= most
-            && self.may_move(one, there)
-            && self.may_move(other, here)
-            && !self.entangled(services, here, there);
-        accepted.then_some(delta)
+        delta
     }
 
     /// Whether one of two services depends on the other, so that what each may do alone does not say
@@ -426,12 +483,39 @@ impl<'a> State<'a> {
         self.cost += delta;
     }
 
+    /// Moves a process to another machine and reckons what the cost is then.
+    pub(super) fn shift_and_reckon(&mut self, process: ProcessId, to: MachineId) {
+        let delta = self.shift_delta(process, to);
+        self.apply_shift(process, to, delta);
+    }
+
+    /// What a move adds to the cost, whether or not it is allowed.
+    #[inline]
+    fn shift_delta(&self, process: ProcessId, to: MachineId) -> i64 {
+        let from = self.machine_of(process);
+        let need = self.needs(process);
+        let mut delta = self.machine_cost_if(from as usize, |at| -need[at])
+            + self.machine_cost_if(to as usize, |at| need[at])
+            - self.machine_cost[from as usize]
+            - self.machine_cost[to as usize]
+            + self.distance(process, to)
+            - self.distance(process, from)
+            + self.service_delta(process, from, to);
+        if self.prices.is_some() {
+            let (gives, takes) = (self.takes(process, from), self.takes(process, to));
+            delta += self.lack_cost_if(from as usize, |at| -gives[at])
+                + self.lack_cost_if(to as usize, |at| takes[at]);
+        }
+        delta
+    }
+
     fn shift(&mut self, process: ProcessId, to: MachineId) {
         let from = self.machine_of(process);
         self.depart(process);
         self.arrive(process, to);
         for machine in [from as usize, to as usize] {
-            self.machine_cost[machine] = self.machine_cost_if(machine, |_| 0);
+            self.machine_cost[machine] =
+                self.machine_cost_if(machine, |_| 0) + self.lack_cost_if(machine, |_| 0);
         }
     }
 
@@ -462,7 +546,10 @@ impl<'a> State<'a> {
         let takes = if home { &self.need_at_home } else { &self.need };
         for at in 0..self.resources {
             let need = sign * self.need[first + at];
-            self.room[start + at] -= sign * takes[first + at];
+            let room = &mut self.room[start + at];
+            self.overfull -= usize::from(*room < 0);
+            *room -= sign * takes[first + at];
+            self.overfull += usize::from(*room < 0);
             self.free[start + at] -= need;
             self.above[start + at] += need;
         }
@@ -484,6 +571,9 @@ impl<'a> State<'a> {
     }
 
     fn enter(&mut self, process: usize, machine: usize) {
+        let held = &mut self.held[machine];
+        self.place[process] = u32::try_from(held.len()).unwrap_or(u32::MAX);
+        held.push(u32::try_from(process).unwrap_or(u32::MAX));
         let service = self.service_of[process] as usize;
         if self.on_row[service] != NO_ROW {
             self.on[self.on_row[service] + machine / 64] |= 1 << (machine % 64);
@@ -501,6 +591,11 @@ impl<'a> State<'a> {
     }
 
     fn leave(&mut self, process: usize, machine: usize) {
+        let place = self.place[process];
+        self.held[machine].swap_remove(place as usize);
+        if let Some(other) = self.held[machine].get(place as usize) {
+            self.place[*other as usize] = place;
+        }
         let service = self.service_of[process] as usize;
         if self.on_row[service] != NO_ROW {
             self.on[self.on_row[service] + machine / 64] &= !(1 << (machine % 64));
