@@ -1,6 +1,4 @@
 //! The decider as its callers use it.
-#![expect(clippy::unwrap_used, reason = "helpers of tests may fail loudly")]
-
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod check;
