@@ -40,8 +40,6 @@ async fn a_vm_moves_to_where_it_is_asked_to_and_to_where_there_is_room() {
     assert_eq!((there.host, there.state), (Some(other(&before)), VmPhase::Running));
     let last = there.last_migration.unwrap();
     assert_eq!((last.from, last.outcome), (before.clone(), MigrationOutcome::Moved));
-    let again = refusal(cluster.admin.migrate_vm(&shop, &web, &to).await);
-    assert!(again.causes[0].contains("is on that host"), "{again}");
     wait_for(LIMIT, "the source to hold nothing", async || {
         let source = agents.iter().find(|agent| *agent.name() == before)?;
         source.vms().is_empty().then_some(())
@@ -54,6 +52,9 @@ async fn a_vm_moves_to_where_it_is_asked_to_and_to_where_there_is_room() {
     };
     let figures = wait_for(LIMIT, "the source's figures", figures).await.unwrap();
     assert_eq!(figures.downtime_ms, 40);
+    // Not before the source is done with it: until then no move is begun at all.
+    let again = refusal(cluster.admin.migrate_vm(&shop, &web, &to).await);
+    assert!(again.causes[0].contains("is on that host"), "{again}");
     let (_, metrics) = raw(&cluster, "GET /metrics", "").await;
     for metric in [
         "plimsoll_migrations_total{outcome=\"moved\"} 1",

@@ -97,6 +97,18 @@ impl Runner {
                 self.migration = Some(failed(id, message));
                 return Ok(None);
             }
+            Some(Outcome::Gone { .. })
+                if wanted.target_lost
+                    && wanted.id == id
+                    && !matches!(self.process, Process::Live(..)) =>
+            {
+                // It ran over there, and nothing of that is left but its disk, which is shared.
+                self.departing = None;
+                let message =
+                    "the target was lost with it: it starts anew from its disk".to_owned();
+                self.settle(record, Outcome::Failed { message })?;
+                return Ok(None);
+            }
             Some(Outcome::Gone { figures }) => {
                 self.departing = None;
                 self.migration = Some(gone(id, *figures));
