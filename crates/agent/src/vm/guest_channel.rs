@@ -21,7 +21,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::guard::record::{VmDirectory, name};
@@ -88,6 +88,7 @@ struct Inner {
     lines: mpsc::Sender<Vec<u8>>,
     waiters: Waiters,
     status: watch::Receiver<GuestStatus>,
+    opened: Instant,
     next_id: Arc<AtomicU64>,
     _stop: DropGuard,
 }
@@ -116,7 +117,8 @@ impl GuestChannel {
             stop: stop.clone(),
         };
         tokio::spawn(link.run(queue));
-        let inner = Inner { lines, waiters, status, next_id, _stop: stop.drop_guard() };
+        let opened = Instant::now();
+        let inner = Inner { lines, waiters, status, opened, next_id, _stop: stop.drop_guard() };
         Self { inner: Arc::new(inner) }
     }
 
@@ -136,6 +138,15 @@ impl GuestChannel {
     #[must_use]
     pub fn is_speaking(&self) -> bool {
         *self.inner.status.borrow() != GuestStatus::Silent
+    }
+
+    /// Gives a guest that was only just begun to be listened to, as after a move or this agent's
+    /// restart, the time to be heard: at most `within` from then.
+    pub async fn first_word(&self, within: Duration) {
+        let mut status = self.status();
+        let spoken = status.wait_for(|status| *status != GuestStatus::Silent);
+        // What follows finds out that it is silent.
+        let _ = timeout_at(self.inner.opened + within, spoken).await;
     }
 
     /// Asks the guest and waits for its answer, at most `limit`.

@@ -28,6 +28,8 @@ use crate::ksm::Deduplication;
 use crate::limits::memory::MemoryGroups;
 use crate::limits::{CpuGroups, LimitsError};
 
+/// A guest that is there is heard within this of the moment from which it is listened to.
+const FIRST_WORD: Duration = Duration::from_secs(5);
 /// A call to a guest has this long beyond the command's own time.
 const EXEC_MARGIN: Duration = Duration::from_secs(5);
 
@@ -337,6 +339,7 @@ impl Vms {
             let entry = entries.get(&vm).ok_or(VmRequestError::NotHere { vm })?;
             entry.runner.guest().ok_or(VmRequestError::NotRunning { vm })?
         };
+        guest.first_word(FIRST_WORD).await;
         let limit = Duration::from_millis(request.timeout_ms) + EXEC_MARGIN;
         match guest.call(Call::Exec(request), limit).await {
             Ok(Answer::Exec(result)) => Ok(result),

@@ -2,8 +2,8 @@ use plimsoll_model::Policy;
 use proptest::prelude::*;
 
 use super::{
-    FoundBy, Heuristic, Instance, InstanceError, Item, MAX_DIMENSIONS, MAX_ITEMS, Method, Packing,
-    WrongPacking,
+    Choice, FoundBy, Heuristic, Instance, InstanceError, Item, MAX_DIMENSIONS, MAX_ITEMS, Method,
+    Packing, Weights, WrongPacking,
     lanes::{Layout, minus, plus},
     lower_bound, pack,
 };
@@ -142,6 +142,27 @@ proptest! {
             prop_assert_eq!(packing.verify(&instance), Ok(()));
             prop_assert_eq!(&packing, &pack(&instance, method, &mut questions(left)));
         }
+    }
+}
+
+/// So many kinds of items that every look at them asks whether to go on.
+#[test]
+fn stopped_before_a_bin_has_anything_it_leaves_none_empty() {
+    let sizes: Vec<[u64; 1]> = (0..9000).map(|index| [10_001 + index]).collect();
+    let items: Vec<&[u64]> = sizes.iter().map(<[u64; 1]>::as_slice).collect();
+    let instance = instance(&[20_000], &items);
+    let heuristic = Heuristic::BinCentric { choice: Choice::DotProduct, weights: Weights::Unit };
+    for left in 1..=4 {
+        let mut keep_going = questions(left);
+        let assignment = heuristic.run(&instance, &mut super::Progress::new(&mut keep_going));
+        let packing = Packing {
+            bins: super::bins_of(&assignment),
+            assignment,
+            lower_bound: 0,
+            found_by: FoundBy::Heuristic(heuristic),
+            stopped: true,
+        };
+        assert_eq!(packing.verify(&instance), Ok(()), "after {left} questions");
     }
 }
 

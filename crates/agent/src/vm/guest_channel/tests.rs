@@ -65,6 +65,31 @@ async fn until_speaking(channel: &GuestChannel) {
 }
 
 #[tokio::test]
+async fn a_guest_that_is_about_to_speak_is_waited_for() {
+    let (_directory, listener, channel) = fixture();
+    let greet = async {
+        sleep(Duration::from_millis(100)).await;
+        let mut guest = FakeGuest::accept(&listener).await;
+        guest.greet().await;
+        guest
+    };
+    let (_guest, ()) = tokio::join!(greet, channel.first_word(LIMIT));
+    assert!(channel.is_speaking());
+}
+
+#[tokio::test]
+async fn a_guest_that_was_silent_for_long_is_not_waited_for() {
+    let (_directory, _listener, channel) = fixture();
+    let within = Duration::from_millis(200);
+    let began = Instant::now();
+    channel.first_word(within).await;
+    assert!(began.elapsed() >= within - Duration::from_millis(50));
+    // Its time is over: this returns at once, or the test ends here.
+    timeout(Duration::ZERO, channel.first_word(within)).await.unwrap();
+    assert!(!channel.is_speaking());
+}
+
+#[tokio::test]
 async fn calls_are_answered_out_of_order_and_after_a_reconnect() {
     let (_directory, listener, channel) = fixture();
     assert!(matches!(channel.call(Call::Facts, LIMIT).await, Err(GuestCallError::Silent)));

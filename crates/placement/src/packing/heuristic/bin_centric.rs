@@ -24,6 +24,7 @@ pub(super) fn pack(
     let mut weight = shares.weights(weights);
     // Largest first, so that of equal scores the largest item wins.
     let mut open = shares.sorted(Order::Sum(Weights::Unit));
+    // Those with something in them.
     let mut bins = 0_u32;
     let mut free_shares = vec![0.0; capacity.len()];
     loop {
@@ -36,7 +37,7 @@ pub(super) fn pack(
         }
         let mut free = capacity.to_vec();
         let mut fitting = open.clone();
-        bins += 1;
+        let bin = bins;
         loop {
             for (index, free_share) in free_shares.iter_mut().enumerate() {
                 *free_share = share(free[index], capacity[index]);
@@ -60,8 +61,9 @@ pub(super) fn pack(
             take(&mut free, &instance.kinds()[kind].sizes);
             Shares::forget(&mut totals, shares.of(kind));
             left[kind] -= 1;
-            assignment[next[kind]] = bins - 1;
+            assignment[next[kind]] = bin;
             next[kind] += 1;
+            bins = bin + 1;
         }
     }
 }
