@@ -381,8 +381,9 @@ pub(crate) struct BenchMigrateArgs {
     /// What it rewrites of its memory in a second
     #[arg(long, value_name = "SIZE", default_value = "10MiB/s")]
     pub(crate) writes: plimsoll_model::BytesPerSecond,
-    /// The most that is sent in a second, memory and disk each
-    #[arg(long, value_name = "SIZE", default_value = "1GiB/s")]
+    /// The most that is sent in a second, memory and disk each; by default the 1 Gbit/s that hosts of
+    /// a lab are said to have
+    #[arg(long, value_name = "SIZE", default_value = "119MiB/s")]
     pub(crate) bandwidth: plimsoll_model::BytesPerSecond,
     /// The directory of the image `tiny`, which has the load in it
     #[arg(long, value_name = "DIR", default_value = ".build/images/tiny")]

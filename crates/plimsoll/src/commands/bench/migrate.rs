@@ -4,7 +4,7 @@
 //! On a lab of two hosts with disks of their own a real VM is moved to and fro; between its moves the
 //! same machine, under QEMU alone, is moved by nothing but its monitor: the same memory, disk, load and
 //! limits, over TCP without TLS. Turn and turn about, so that a machine that is busy for a while is so
-//! for both. What counts are the medians.
+//! for both; the load of the one stands still while the other moves. What counts are the medians.
 
 mod bare;
 
@@ -183,10 +183,14 @@ async fn run(
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 1..=args.rounds {
         progress.set(format!("round {round} of {}: Plimsoll", args.rounds));
+        bare.pause().await?;
+        guest.resume().await?;
         sleep(REST).await;
         ours.push(move_once(&client, &project, &name, limits).await?);
         guest.check().await?;
         progress.set(format!("round {round} of {}: bare QEMU", args.rounds));
+        guest.pause().await?;
+        bare.resume().await?;
         sleep(REST).await;
         theirs.push(bare.move_once(limits).await?);
         bare.check().await?;

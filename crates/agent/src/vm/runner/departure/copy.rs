@@ -45,6 +45,8 @@ pub(super) struct Copy {
     qmp: Qmp,
     post_copy: PostCopy,
     copies_disk: bool,
+    /// QEMU was told to go on at the switch; it says a moment longer that it waits.
+    goes_on: bool,
     /// Our end of the memory's channel, until QEMU has it.
     memory: Option<OwnedFd>,
     disk: Option<OwnedFd>,
@@ -101,6 +103,7 @@ impl Copy {
             qmp: qmp.clone(),
             post_copy: if may_post_copy { PostCopy::Allowed } else { PostCopy::Forbidden },
             copies_disk: arrival.copy_disk,
+            goes_on: false,
             memory: Some(memory),
             disk,
             figures: MigrationFigures::default(),
@@ -228,7 +231,7 @@ impl Copy {
                     let why = info.error.unwrap_or_else(|| "no reason is given".to_owned());
                     return Err(Stop::Why(format!("QEMU gave the migration up: {why}")));
                 }
-                MigrationStatus::PreSwitchover => {
+                MigrationStatus::PreSwitchover if !self.goes_on => {
                     look = QUICK_LOOK;
                     task.stage(MigrationStage::Switching, None);
                     self.let_disk_go(task, peer).await?;
@@ -317,7 +320,9 @@ impl Copy {
             self.copies_disk = false;
         }
         let goes_on = self.qmp.migrate_continue().await;
-        goes_on.map_err(self.refused("the migration does not go on"))
+        goes_on.map_err(self.refused("the migration does not go on"))?;
+        self.goes_on = true;
+        Ok(())
     }
 
     pub(super) const fn is_post_copy(&self) -> bool {

@@ -11,8 +11,8 @@ use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-/// What is read at once.
-pub(super) const BUFFER: usize = 512 << 10;
+/// What is read at once. What is copied as often as this should stay in a core's cache.
+pub(super) const BUFFER: usize = 128 << 10;
 /// A direction goes on for so long once the other has ended. QEMU closes the way there and waits for
 /// the last word on the way back, which takes no longer than what it has sent is read. What goes on
 /// beyond that has nobody at its other end: QEMU has died there, and did not here.

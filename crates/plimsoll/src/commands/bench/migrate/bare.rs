@@ -25,6 +25,11 @@ use crate::{
 };
 
 const QEMU: &str = "qemu-system-x86_64";
+/// In place of the disk that tells a guest of Plimsoll who it is.
+const SEED: &str = "seed.img";
+const SEED_BYTES: usize = 1 << 20;
+/// Places for devices that are added later, as Plimsoll's machines have them.
+const SPARE_PORTS: usize = 4;
 /// The guest's kernel as the tiny image begins it.
 const APPEND: &str = "console=ttyS0 quiet panic=1 memhp_default_state=online_movable swiotlb=512 \
                       init_on_alloc=0 cryptomgr.notests";
@@ -76,6 +81,16 @@ impl Bare {
             Answer::Exec(result) => Ok(String::from_utf8_lossy(&result.stdout).into_owned()),
             _ => Err(Failure::new("the guest answered another question")),
         }
+    }
+
+    /// Lets the load stand still.
+    pub(super) async fn pause(&self) -> Outcome {
+        self.shell("kill -STOP $(pidof plimsoll-workload)").await.map(drop)
+    }
+
+    /// Lets the load go on.
+    pub(super) async fn resume(&self) -> Outcome {
+        self.shell("kill -CONT $(pidof plimsoll-workload)").await.map(drop)
     }
 
     /// Fails if the load has ended.
@@ -230,6 +245,7 @@ impl Machine {
         let directory = parent.join(number.to_string());
         fs::create_dir(&directory)?;
         let overlay = directory.join("disk.qcow2");
+        fs::write(directory.join(SEED), vec![0; SEED_BYTES])?;
         let made = Command::new("qemu-img")
             .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
             .arg(image.join("disk.qcow2"))
@@ -252,13 +268,16 @@ impl Machine {
             .or_fail(|| format!("cannot run {QEMU}"))?;
         let socket = directory.join("qmp.sock");
         let deadline = Instant::now() + BOOT;
-        while !socket.exists() {
-            if Instant::now() >= deadline {
-                return Err(Failure::new("bare QEMU does not start"));
+        // The socket is there a moment before QEMU listens at it.
+        let (qmp, events) = loop {
+            match Qmp::connect(&socket, ConnectOptions::default()).await {
+                Ok(connected) => break connected,
+                Err(error) if Instant::now() >= deadline => {
+                    return Err(Failure::from(error).context("bare QEMU does not start"));
+                }
+                Err(_) => sleep(LOOK).await,
             }
-            sleep(LOOK).await;
-        }
-        let (qmp, events) = Qmp::connect(&socket, ConnectOptions::default()).await?;
+        };
         Ok(Self { directory, qmp, events, _child: child })
     }
 
@@ -335,7 +354,26 @@ fn arguments(image: &Path, memory: Bytes, directory: &Path, overlay: &Path) -> V
         ("-chardev", format!("socket,id=monitor,path={},server=on,wait=off", at("qmp.sock"))),
         ("-mon", "chardev=monitor,mode=control".to_owned()),
     ];
+    // Each device takes its time at the switch: the machine has those that Plimsoll's has.
+    let seed = [
+        (
+            "-blockdev",
+            json!({"driver": "raw", "node-name": "seed", "read-only": true,
+                "file": {"driver": "file", "filename": at(SEED), "read-only": true}})
+            .to_string(),
+        ),
+        (
+            "-device",
+            json!({"driver": "virtio-blk-pci", "drive": "seed", "serial": "seed"}).to_string(),
+        ),
+    ];
+    let ports = (0..SPARE_PORTS).map(|index| {
+        let port = json!({"driver": "pcie-root-port", "id": format!("spare{index}"),
+            "chassis": index + 1, "port": index + 1});
+        ("-device", port.to_string())
+    });
+    let options = options.into_iter().chain(seed).chain(ports);
     let flags = ["-nodefaults", "-no-user-config"].map(str::to_owned);
-    let options = options.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);
+    let options = options.flat_map(|(option, value)| [option.to_owned(), value]);
     flags.into_iter().chain(options).collect()
 }
