@@ -11,9 +11,12 @@
 
 mod chaos;
 mod console;
+mod deaths;
+mod drain;
 mod elastic;
 mod failover;
 mod host_failure;
+mod hotspot;
 mod lab;
 mod limits;
 mod migration;

@@ -5,11 +5,9 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use super::{deaths::tunnels, lab::Lab};
 
-use super::lab::Lab;
-
-const PROJECT: &str = "ring";
+pub(super) const PROJECT: &str = "ring";
 /// MiB a second that each mover rewrites of its memory.
 const CHURN: [u32; 3] = [0, 10, 50];
 const PORT: usize = 7000;
@@ -44,11 +42,11 @@ fn mover(index: usize) -> String {
     format!("mover-{}", index + 1)
 }
 
-fn sh(lab: &Lab, vm: &str, script: &str) -> String {
+pub(super) fn sh(lab: &Lab, vm: &str, script: &str) -> String {
     lab.exec(PROJECT, vm, &["sh", "-c", script])
 }
 
-fn until_speaking(lab: &Lab, count: usize) {
+pub(super) fn until_speaking(lab: &Lab, count: usize) {
     lab.wait("every guest speaks", BOOTED, || {
         lab.vms(PROJECT).iter().filter(|vm| !vm["guest"].is_null()).count() == count
     });
@@ -126,6 +124,25 @@ fn host_of(lab: &Lab, vm: &str) -> String {
     lab.vm(PROJECT, vm)["host"].as_str().unwrap().to_owned()
 }
 
+/// VMs that all begin on the first host, since the others take none.
+pub(super) fn all_on_the_first(lab: &Lab, hosts: u8, description: &str, count: usize) {
+    let others: Vec<String> = (2..=hosts).map(|number| format!("host-{number}")).collect();
+    for host in &others {
+        lab.ok(&["host", "drain", host, "--cordon-only"]);
+    }
+    lab.apply(description);
+    until_speaking(lab, count);
+    for host in &others {
+        lab.ok(&["host", "undrain", host]);
+    }
+    assert!(lab.vms(PROJECT).iter().all(|vm| vm["host"] == "host-1"));
+}
+
+pub(super) fn boots(lab: &Lab, count: usize) -> Vec<String> {
+    let boot = |number| sh(lab, &format!("vm-{number}"), "cat /proc/sys/kernel/random/boot_id");
+    (1..=count).map(boot).collect()
+}
+
 #[test]
 fn vms_move_in_a_ring_and_nothing_of_theirs_is_harmed() {
     let count = number("PLIMSOLL_MIGRATIONS").unwrap_or(6);
@@ -182,140 +199,6 @@ fn vms_move_in_a_ring_and_nothing_of_theirs_is_harmed() {
     if let Some(limit) = number("PLIMSOLL_DOWNTIME_MS") {
         assert!(silence <= limit as f64, "silent for {silence:.0} ms");
     }
-    let processes = |kind: &str| -> usize {
-        let listed = std::process::Command::new("pgrep").args(["-f", kind]).output().unwrap();
-        let pids = String::from_utf8_lossy(&listed.stdout).into_owned();
-        let directory = lab.directory();
-        let ours = |pid: &&str| {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).contains(directory.to_str().unwrap())
-        };
-        pids.lines().filter(ours).count()
-    };
-    assert_eq!(processes("vm-tunnel"), 0, "a tunnel is left");
+    assert_eq!(tunnels(&lab), 0, "a tunnel is left");
     assert_eq!(lab.vms_running(), 4, "a QEMU is left");
-}
-
-/// Who is killed while a VM moves.
-fn killed_while_it_moves(lab: &Lab, victim: &str) -> Value {
-    let vm = mover(1);
-    let boot = sh(lab, &vm, "cat /proc/sys/kernel/random/boot_id");
-    let from = host_of(lab, &vm);
-    let to = if from == "host-1" { "host-2" } else { "host-1" };
-    let victim = match victim {
-        "source" => from.as_str(),
-        "target" => to,
-        other => other,
-    };
-    lab.ok(&[
-        "-p",
-        PROJECT,
-        "vm",
-        "migrate",
-        &vm,
-        "--to",
-        to,
-        "--bandwidth",
-        "16MiB/s",
-        "--no-wait",
-    ]);
-    lab.wait("memory is copied", SOON, || {
-        let stage = lab.vm(PROJECT, &vm)["migration"]["stage"].clone();
-        stage == "copying_memory" || stage == "switching" || stage.is_null()
-    });
-    lab.kill(victim);
-    lab.heal();
-    lab.wait("the move is over", SOON, || {
-        let seen = lab.run(&["--json", "-p", PROJECT, "vm", "show", &vm]);
-        seen.code == Some(0) && {
-            let seen = seen.json();
-            seen["migration"].is_null() && seen["state"] == "running" && !seen["guest"].is_null()
-        }
-    });
-    assert_eq!(sh(lab, &vm, "cat /proc/sys/kernel/random/boot_id"), boot, "it was booted anew");
-    lab.wait("one QEMU of each VM is left", SOON, || lab.vms_running() == 4);
-    let last = lab.vm(PROJECT, &vm)["last_migration"].clone();
-    eprintln!("{victim} killed: {}", last["outcome"]);
-    last
-}
-
-#[test]
-fn managers_and_agents_die_while_a_vm_moves() {
-    let Some(lab) = Lab::start_with(3, &["--local-disks"]) else { return };
-    lab.apply(RING);
-    until_speaking(&lab, 4);
-    let anchor = lab.address(PROJECT, "anchor");
-    put_to_work(&lab, 1, &anchor);
-    let last = killed_while_it_moves(&lab, "manager");
-    assert_eq!(last["outcome"], "moved", "a move does not wait for the manager");
-    killed_while_it_moves(&lab, "source");
-    killed_while_it_moves(&lab, "target");
-    check(&lab, 1);
-}
-
-/// VMs that all begin on the first host, since the others take none.
-fn all_on_the_first(lab: &Lab, hosts: u8, description: &str, count: usize) {
-    let others: Vec<String> = (2..=hosts).map(|number| format!("host-{number}")).collect();
-    for host in &others {
-        lab.ok(&["host", "drain", host, "--cordon-only"]);
-    }
-    lab.apply(description);
-    until_speaking(lab, count);
-    for host in &others {
-        lab.ok(&["host", "undrain", host]);
-    }
-    assert!(lab.vms(PROJECT).iter().all(|vm| vm["host"] == "host-1"));
-}
-
-fn boots(lab: &Lab, count: usize) -> Vec<String> {
-    let boot = |number| sh(lab, &format!("vm-{number}"), "cat /proc/sys/kernel/random/boot_id");
-    (1..=count).map(boot).collect()
-}
-
-#[test]
-fn a_host_is_emptied_and_its_vms_spread_over_the_others() {
-    const COUNT: usize = 6;
-    let Some(lab) = Lab::start_with(3, &["--local-disks"]) else { return };
-    let vms = format!(
-        "project = \"{PROJECT}\"\n[[vm]]\nname = \"vm\"\ncount = {COUNT}\nimage = \"tiny\"\n\
-         resources = {{ cpu = \"250m\", memory = \"128MiB\", disk = \"64MiB\" }}\n"
-    );
-    all_on_the_first(&lab, 3, &vms, COUNT);
-    let before = boots(&lab, COUNT);
-    lab.ok(&["host", "drain", "host-1"]);
-    let hosts: Vec<String> =
-        lab.vms(PROJECT).iter().map(|vm| vm["host"].as_str().unwrap().to_owned()).collect();
-    let on = |name: &str| hosts.iter().filter(|host| *host == name).count();
-    assert_eq!((on("host-1"), on("host-2"), on("host-3")), (0, COUNT / 2, COUNT / 2), "{hosts:?}");
-    assert_eq!(boots(&lab, COUNT), before, "none was booted anew");
-    lab.ok(&["host", "undrain", "host-1"]);
-    assert_eq!(lab.vms(PROJECT).iter().filter(|vm| vm["host"] == "host-1").count(), 0);
-}
-
-#[test]
-fn a_hotspot_is_found_and_one_of_its_vms_moves_away_for_good() {
-    let Some(lab) = Lab::start_with(2, &["--cpu", "2"]) else { return };
-    let vms = format!(
-        "project = \"{PROJECT}\"\n[[vm]]\nname = \"vm\"\ncount = 2\nimage = \"tiny\"\n\
-         resources = {{ cpu = \"1\", memory = \"128MiB\" }}\n"
-    );
-    all_on_the_first(&lab, 2, &vms, 2);
-    let before = boots(&lab, 2);
-    lab.ok(&["settings", "set", "--balance", "automatic", "--balance-threshold", "60%"]);
-    for number in 1..=2 {
-        let spin = "plimsoll-workload spin --seconds 0 > /dev/null 2>&1 < /dev/null &";
-        sh(&lab, &format!("vm-{number}"), spin);
-    }
-    let began = std::time::Instant::now();
-    let apart = || {
-        let vms = lab.vms(PROJECT);
-        vms[0]["host"] != vms[1]["host"] && vms.iter().all(|vm| vm["migration"].is_null())
-    };
-    lab.wait("each has a host of its own", BOOTED, apart);
-    eprintln!("the hotspot was gone after {:.1} s", began.elapsed().as_secs_f64());
-    std::thread::sleep(Duration::from_secs(15));
-    assert!(apart(), "they do not come together again");
-    let status = lab.json(&["balance", "status"]);
-    assert_eq!(status["moves_begun"], 1, "{status}");
-    assert_eq!(boots(&lab, 2), before, "none was booted anew");
 }
