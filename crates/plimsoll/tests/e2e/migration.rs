@@ -53,7 +53,8 @@ pub(super) fn until_speaking(lab: &Lab, count: usize) {
 }
 
 /// Begins what a guest does all the time: it rewrites and checks memory, writes and reads back its disk,
-/// and talks to the anchor over one connection.
+/// and talks to the anchor over one connection. Little of it: four emulated guests share two cores with
+/// all three hosts.
 fn put_to_work(lab: &Lab, index: usize, anchor: &str) {
     let (vm, churn, port) = (mover(index), CHURN[index], PORT + index);
     // Its own side stays open: `nc` ends when it sees the other's end.
@@ -71,16 +72,17 @@ fn put_to_work(lab: &Lab, index: usize, anchor: &str) {
     sh(
         lab,
         &vm,
-        "(i=0; while true; do head -c 1048576 /dev/urandom > /data/a; sum=$(md5sum < /data/a); sync; \
+        "(head -c 1048576 /dev/urandom > /run/block; i=0; while true; do \
+          (echo $i; cat /run/block) > /run/want; cp /run/want /data/a; sync; \
           echo 3 > /proc/sys/vm/drop_caches; \
-          [ \"$sum\" = \"$(md5sum < /data/a)\" ] || echo corrupt >> /run/bad; \
-          i=$((i+1)); echo $i > /run/disk; sleep 0.5; done) > /dev/null 2>&1 < /dev/null &",
+          cmp -s /run/want /data/a || echo corrupt >> /run/bad; \
+          i=$((i+1)); sleep 0.5; done) > /dev/null 2>&1 < /dev/null &",
     );
     sh(
         lab,
         &vm,
         &format!(
-            "(i=0; while true; do echo $i; i=$((i+1)); sleep 0.1; done) 2>/dev/null < /dev/null \
+            "(i=0; while true; do echo $i; i=$((i+1)); sleep 0.5; done) 2>/dev/null < /dev/null \
              | nc {anchor} {port} > /dev/null 2>&1 &"
         ),
     );
@@ -185,7 +187,7 @@ fn vms_move_in_a_ring_and_nothing_of_theirs_is_harmed() {
         silences.push(silence);
         downtimes.push(moved["downtime_ms"].as_f64().unwrap());
         totals.push(moved["total_ms"].as_f64().unwrap());
-        lab.wait("its talk goes on", SOON, || check(&lab, index) > before + 10);
+        lab.wait("its talk goes on", SOON, || check(&lab, index) > before + 2);
     }
     for index in 0..3 {
         check(&lab, index);
