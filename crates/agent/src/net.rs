@@ -398,8 +398,21 @@ impl Fabric {
     /// # Errors
     /// [`NetError::Counters`].
     pub fn taps(&self) -> Result<BTreeMap<String, NicCounters>, NetError> {
-        let mut taps = links::counters()?;
-        taps.retain(|device, _| name::is_tap(device));
-        Ok(taps)
+        taps()
     }
+}
+
+/// As [`Fabric::taps`], in the network namespace of the calling thread.
+pub(crate) fn taps() -> Result<BTreeMap<String, NicCounters>, NetError> {
+    let mut taps = links::counters()?;
+    taps.retain(|device, _| name::is_tap(device));
+    Ok(taps)
+}
+
+/// What came in by a device of this host, and what went out: bytes. None where it cannot be read.
+pub(crate) fn device_bytes(device: &str) -> Option<[u64; 2]> {
+    let counters = links::counters().ok()?;
+    // Counters are named as a guest behind the device sees them.
+    let NicCounters { from_guest_bytes, to_guest_bytes, .. } = *counters.get(device)?;
+    Some([from_guest_bytes, to_guest_bytes])
 }

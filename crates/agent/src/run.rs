@@ -460,6 +460,8 @@ impl Running {
             spec: self.spec.subscribe(),
             usage: UsageSampler::new(
                 self.config.storage_path(),
+                self.spec.borrow().underlay_address,
+                &self.config.capacity,
                 divided,
                 self.deduplication.clone(),
             ),

@@ -1,6 +1,9 @@
 //! How busy the host is, from `/proc`: sampled at each report, never stored.
 
+mod rates;
+
 use std::{
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,7 +13,12 @@ use plimsoll_api::cluster::{HostMemory, HostUsage, VmUsage};
 use plimsoll_model::{Bytes, MilliCores};
 use tokio::sync::watch;
 
-use crate::{disk::space_at, kernel_fields::memory_field, ksm::Deduplication};
+use self::rates::HostMeter;
+use crate::{
+    config::DeclaredCapacity, disk::space_at, kernel_fields::memory_field, ksm::Deduplication,
+};
+
+pub(crate) use rates::{memory_stall, per_second};
 
 /// The kernel counts CPU time in hundredths of a second towards user space, on every architecture.
 pub(crate) const TICKS_PER_SECOND: u64 = 100;
@@ -25,6 +33,7 @@ pub struct UsageSampler {
     deduplication: Deduplication,
     last: Option<(std::time::Instant, u64)>,
     cpu: MilliCores,
+    meter: HostMeter,
     divided: watch::Receiver<Divided>,
 }
 
@@ -38,15 +47,18 @@ pub struct Divided {
 }
 
 impl UsageSampler {
-    /// For a host with its VMs' disks below `storage`, whose memory is divided, and equal
-    /// pages of which are merged, so.
+    /// For a host with its VMs' disks below `storage` and this address on the underlay, of which so
+    /// much is declared, whose memory is divided, and equal pages of which are merged, so.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         storage: PathBuf,
+        underlay: IpAddr,
+        declared: &DeclaredCapacity,
         divided: watch::Receiver<Divided>,
         deduplication: Deduplication,
     ) -> Self {
-        Self { storage, deduplication, last: None, cpu: MilliCores(0), divided }
+        let meter = HostMeter::new(underlay, declared);
+        Self { storage, deduplication, last: None, cpu: MilliCores(0), meter, divided }
     }
 
     /// Ends when the division of the host's memory has changed in a way that is worth telling.
@@ -69,6 +81,7 @@ impl UsageSampler {
             deduplication: Some(self.deduplication.host()),
             swap: memory_field(&meminfo, "SwapTotal").unwrap_or_default(),
             swap_free: memory_field(&meminfo, "SwapFree").unwrap_or_default(),
+            rates: self.meter.sample(),
         }
     }
 
@@ -136,7 +149,13 @@ mod tests {
     #[test]
     fn a_busy_core_counts_as_a_thousand() {
         let divided = watch::channel(Divided::default()).1;
-        let mut sampler = UsageSampler::new("/".into(), divided, Deduplication::off());
+        let mut sampler = UsageSampler::new(
+            "/".into(),
+            IpAddr::from([127, 0, 0, 1]),
+            &DeclaredCapacity::default(),
+            divided,
+            Deduplication::off(),
+        );
         let usage = sampler.sample(3);
         assert_eq!((usage.running_vms, usage.cpu), (3, MilliCores(0)));
         assert!(usage.memory > Bytes::ZERO && usage.disk_free > Bytes::ZERO);

@@ -19,6 +19,8 @@
 //! connection is refused by the manager's machine (nothing listens there) also renews: a manager that
 //! is down restarts nothing, and when it starts it counts every host as just seen.
 
+mod rates;
+
 use serde::{Deserialize, Serialize};
 
 use plimsoll_model::{
@@ -29,6 +31,8 @@ use plimsoll_model::{
 use crate::deduplication::{HostDeduplication, VmDeduplication};
 use crate::guest::Facts;
 use crate::migration::{DesiredMigration, ObservedMigration};
+
+pub use rates::{HostRates, MemoryStall, Unbelievable, VmRates};
 
 /// A host asks to join the cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -95,6 +99,9 @@ pub struct VmUsage {
     pub memory: Bytes,
     /// What the host holds of its memory.
     pub resident: Bytes,
+    /// What it does each second.
+    #[serde(default)]
+    pub rates: VmRates,
 }
 
 /// How busy a host is. Kept in memory by the manager, never in the store.
@@ -121,6 +128,9 @@ pub struct HostUsage {
     /// What of it is free.
     #[serde(default)]
     pub swap_free: Bytes,
+    /// What it does each second, and what it can do.
+    #[serde(default)]
+    pub rates: HostRates,
 }
 
 /// The answer to a report.

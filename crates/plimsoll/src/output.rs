@@ -16,6 +16,7 @@ pub(crate) mod cluster;
 pub(crate) mod explain;
 pub(crate) mod migration;
 pub(crate) mod progress;
+mod rates;
 pub(crate) mod vm;
 
 /// How output is to look.

@@ -184,6 +184,41 @@ fn fake_group(path: &Path, files: &[(&str, &str)]) {
     }
 }
 
+/// What kernels of both versions write, and what is not there or not a number counts as nothing.
+#[test]
+fn throttling_is_read_from_either_version() {
+    let root = tempfile::tempdir().unwrap();
+    let first = root.path().join("v1/plimsoll").join(vm(1).to_string());
+    fake_group(
+        &first,
+        &[("cpu.stat", "nr_periods 302\nnr_throttled 300\nthrottled_time 1814147835\n")],
+    );
+    let line = format!("cgroup {} cgroup rw,cpu 0 0\n", root.path().join("v1").display());
+    let groups = CpuGroups::from_mounts(&CgroupMounts::parse(&line), "plimsoll").unwrap();
+    let wanted = Throttling { periods: 302, throttled_periods: 300, throttled_us: 1_814_147 };
+    assert_eq!(groups.throttling(vm(1)).unwrap(), wanted);
+    assert!(groups.throttling(vm(2)).unwrap_err().is_not_found());
+
+    let second = root.path().join("v2/plimsoll").join(vm(1).to_string()).join("vcpus");
+    fake_group(
+        &second,
+        &[(
+            "cpu.stat",
+            "usage_usec 9\nuser_usec 5\nsystem_usec 4\nnr_periods 302\nnr_throttled 300\n\
+             throttled_usec 1814147\nnr_bursts 0\nburst_usec 0\n",
+        )],
+    );
+    let mounts = CgroupMounts {
+        v1: Vec::new(),
+        v2: Some(root.path().join("v2")),
+        v2_controllers: vec!["cpu".to_owned()],
+    };
+    let groups = CpuGroups::from_mounts(&mounts, "plimsoll").unwrap();
+    assert_eq!(groups.throttling(vm(1)).unwrap(), wanted);
+    fs::write(second.join("cpu.stat"), "nr_periods x\nthrottled_usec\n").unwrap();
+    assert_eq!(groups.throttling(vm(1)).unwrap(), Throttling::default());
+}
+
 #[test]
 fn version_2_writes_quota_to_the_leaf_and_weight_to_the_vm() {
     let root = tempfile::tempdir().unwrap();

@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
+    config::DeclaredCapacity,
     ksm::Deduplication,
     telemetry::Divided,
     testing::{Behaviour, FakeManager, host_spec, wait_for},
@@ -90,6 +91,8 @@ impl Host {
             spec,
             usage: UsageSampler::new(
                 directory.to_owned(),
+                std::net::Ipv4Addr::LOCALHOST.into(),
+                &DeclaredCapacity::default(),
                 watch::channel(Divided::default()).1,
                 Deduplication::off(),
             ),

@@ -12,6 +12,7 @@
 //! while the manager is away. Where no VM is elastic nothing is divided, and nothing is asked of
 //! guests but how they do.
 
+mod counters;
 mod ledger;
 mod resident;
 
@@ -32,7 +33,7 @@ use super::registry::Vms;
 use super::runner::{Footing, Share};
 use crate::kernel_fields::memory_field;
 use crate::pageout::{page_out, swap_free};
-use crate::telemetry::Divided;
+use crate::telemetry::{Divided, memory_stall};
 
 /// How often the host is divided: `plan` counts its steps in rounds of about a second.
 const ROUND: Duration = Duration::from_secs(1);
@@ -99,13 +100,10 @@ impl Reclaimer {
         if !elastic && !self.looks_around() {
             return;
         }
-        let processes = footings.values().map(|footing| footing.qemu).collect();
-        let gauge = std::mem::take(&mut self.gauge);
-        let Ok((gauge, sizes)) =
-            tokio::task::spawn_blocking(move || gauge.measured(processes)).await
-        else {
-            return;
-        };
+        let processes: Vec<_> = footings.iter().map(|(vm, footing)| (*vm, footing.qemu)).collect();
+        let (gauge, groups) = (std::mem::take(&mut self.gauge), self.vms.cpu_groups());
+        let measure = move || gauge.measured(&processes, groups.as_ref());
+        let Ok((gauge, sizes)) = tokio::task::spawn_blocking(measure).await else { return };
         self.gauge = gauge;
         // A VM whose process has just ended is left out: its runner will say so.
         let seen: Vec<(VmId, &Footing, resident::Held)> = footings
@@ -228,21 +226,11 @@ fn usage(vm: VmId, footing: &Footing, held: resident::Held) -> VmUsage {
     let said = footing.facts.as_ref().map(|facts| facts.memory.used_bytes());
     let resident = Bytes(held.resident);
     let memory = said.map_or(resident, Bytes).min(footing.promised.memory);
-    VmUsage { vm, cpu: MilliCores(held.cpu), memory, resident }
+    VmUsage { vm, cpu: MilliCores(held.cpu), memory, resident, rates: held.rates }
 }
 
 /// The host's own pressure; none where its kernel does not tell.
 fn host_pressure() -> Pressure {
-    let text = fs_err::read_to_string("/proc/pressure/memory").unwrap_or_default();
-    let share = |kind: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
-        let average = line.split_whitespace().find_map(|field| field.strip_prefix("avg10="))?;
-        let (whole, tenths) = average.split_once('.')?;
-        let per_mille = whole.parse::<u16>().ok()?.checked_mul(10)?;
-        Some(per_mille + u16::from(tenths.bytes().next()?.wrapping_sub(b'0').min(9)))
-    };
-    Pressure {
-        some: share("some ").unwrap_or(0).min(1000),
-        full: share("full ").unwrap_or(0).min(1000),
-    }
+    let stall = memory_stall().unwrap_or_default();
+    Pressure { some: stall.some_permille, full: stall.full_permille }
 }

@@ -303,6 +303,11 @@ impl Vms {
         entries.iter().filter_map(|(vm, entry)| Some((*vm, entry.runner.footing()?))).collect()
     }
 
+    /// Where vCPUs are limited.
+    pub(super) fn cpu_groups(&self) -> Option<CpuGroups> {
+        self.shared.environment.cpu_groups.clone()
+    }
+
     /// Tells a VM what it is to have.
     pub(super) fn give(&self, vm: VmId, share: Option<Share>) {
         if let Some(entry) = self.shared.entries.lock().get(&vm) {

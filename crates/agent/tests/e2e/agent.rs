@@ -17,7 +17,7 @@ use plimsoll_api::{
     agent::{ExecRequest, LogQuery},
     cluster::{
         AgentReport, DesiredHost, DesiredNetwork, DesiredPresent, DesiredVm, ObservedPhase,
-        ObservedVm, Wanted,
+        ObservedVm, VmRates, Wanted,
     },
 };
 use plimsoll_model::{HostId, ImageFile, Interface, MacAddress, NetworkId, VmId};
@@ -418,6 +418,78 @@ fn a_host_that_is_cut_off_ends_its_vms_and_starts_them_only_when_told_anew() {
         place.want(vec![desired(fenced, 3, may_move)], vec![]);
         place.until_booted(fenced).await;
         assert_eq!(place.processes(kept).qemu, other.qemu, "not listed, so left alone");
+        place.stop_agent().await;
+    });
+}
+
+/// Ten pings a second of 8,000 bytes to a neighbour who is not there, and 2 MiB of noise to the disk
+/// again and again.
+const TRAFFIC: &str = "arp -s 10.77.0.9 52:54:00:00:00:09
+    head -c 2097152 /dev/urandom > /run/noise
+    for _ in 0 1 2 3 4 5 6 7 8 9; do ping -q -s 8000 10.77.0.9 > /dev/null 2>&1 & done
+    (while :; do dd if=/run/noise of=/data/noise bs=64k conv=fsync; sleep 1; done) \
+        > /dev/null 2>&1 &";
+
+/// Bytes that the guest itself has sent and written since it booted.
+const COUNTED: &str = "awk '!/lo:/ && NR > 2 { sub(/.*:/, \"\"); sent += $9 } END { print sent }' \
+        /proc/net/dev
+    awk '$3 ~ /^vd/ { written += $10 * 512 } END { printf \"%d\\n\", written }' /proc/diskstats";
+
+async fn sh(agent: &AgentClient, vm: VmId, script: &str) -> String {
+    let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
+    let request = ExecRequest { argv, stdin: String::new(), timeout_ms: 30_000 };
+    let result = agent.exec(vm, &request).await.unwrap();
+    assert_eq!(result.exit_code, Some(0), "{script}: {result:?}");
+    String::from_utf8(STANDARD.decode(result.stdout).unwrap()).unwrap()
+}
+
+#[test]
+fn what_a_guest_writes_and_sends_is_reported_at_the_rate_that_it_counts_itself() {
+    in_namespace(|| async {
+        let mut place = Place::new().await;
+        let first = place.start_agent(true).await;
+        let vm = new_vm();
+        let mut wanted = place.vm();
+        wanted.interfaces = vec![interface()];
+        place.want(vec![desired(vm, 1, wanted)], vec![network()]);
+        place.until_booted(vm).await;
+        let agent = place.agent(&first);
+        sh(&agent, vm, TRAFFIC).await;
+        // Its rates are those of the last two seconds: they must be past the beginning.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+
+        let counted = async || {
+            let text = sh(&agent, vm, COUNTED).await;
+            let mut lines = text.lines().map(|line| line.parse::<f64>().unwrap());
+            (lines.next().unwrap(), lines.next().unwrap())
+        };
+        let (before, began) = (counted().await, Instant::now());
+        place.manager.book(|book| book.reports.clear());
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        let (after, seconds) = (counted().await, began.elapsed().as_secs_f64());
+        let rates: Vec<_> = place.manager.book(|book| {
+            let usages = book.reports.iter().flat_map(|(_, report)| report.vm_usage.clone());
+            usages.filter(|usage| usage.vm == vm).map(|usage| usage.rates).collect()
+        });
+        let mean = |of: &dyn Fn(&VmRates) -> u64| {
+            rates.iter().map(|rates| of(rates) as f64).sum::<f64>() / rates.len() as f64
+        };
+        let sent = mean(&|rates| rates.sent.unwrap().0) / 8.0;
+        let written = mean(&|rates| rates.disk_written.unwrap().0);
+        let (really_sent, really_written) =
+            ((after.0 - before.0) / seconds, (after.1 - before.1) / seconds);
+        eprintln!(
+            "{} reports: sent {sent:.0} bytes/s (the guest counts {really_sent:.0}), written \
+             {written:.0} ({really_written:.0})",
+            rates.len()
+        );
+        assert!(really_sent > 20_000.0 && really_written > 100_000.0, "the guest works");
+        for (seen, really) in [(sent, really_sent), (written, really_written)] {
+            assert!(seen > really * 0.6 && seen < really * 1.6, "{seen} is not about {really}");
+        }
+        let last = rates.last().unwrap();
+        assert!(last.cpu_wait.is_some() && last.cpu_throttled.is_some(), "{last:?}");
+        assert!(last.swapped_in.is_some() && last.disk_read.is_some(), "{last:?}");
         place.stop_agent().await;
     });
 }

@@ -96,6 +96,16 @@ pub struct HostLoad {
     pub cpu_percent: f64,
     /// The same of its memory.
     pub memory_percent: f64,
+    /// What its VMs wait for CPU, in percent of its CPU; `None` where it is not measured.
+    #[serde(default)]
+    pub cpu_wait_percent: Option<f64>,
+    /// What its VMs read and write, in percent of what its disks can do; `None` where either is not
+    /// known.
+    #[serde(default)]
+    pub disk_percent: Option<f64>,
+    /// What its VMs send or receive, whichever is more, in percent of what its network can do.
+    #[serde(default)]
+    pub network_percent: Option<f64>,
     /// Whether it counts as hot.
     pub hot: bool,
 }
@@ -179,4 +189,16 @@ pub struct HostForecast {
     pub memory_before_percent: Option<f64>,
     /// Its memory after.
     pub memory_after_percent: Option<f64>,
+    /// Its disks' bandwidth before.
+    #[serde(default)]
+    pub disk_before_percent: Option<f64>,
+    /// Its disks' bandwidth after.
+    #[serde(default)]
+    pub disk_after_percent: Option<f64>,
+    /// Its network before.
+    #[serde(default)]
+    pub network_before_percent: Option<f64>,
+    /// Its network after.
+    #[serde(default)]
+    pub network_after_percent: Option<f64>,
 }

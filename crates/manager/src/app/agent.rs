@@ -2,7 +2,9 @@
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use plimsoll_api::cluster::{AgentReport, DesiredHost, MemoryState, ObservedPhase, ReportReply};
+use plimsoll_api::cluster::{
+    AgentReport, DesiredHost, MemoryState, ObservedPhase, ReportReply, Unbelievable, VmUsage,
+};
 use plimsoll_api::guest::to_printable;
 use plimsoll_api::v1::{BalanceMode, MigrationOutcome};
 use plimsoll_model::{
@@ -178,6 +180,11 @@ fn check(report: &mut AgentReport) -> Result<(), AppError> {
     report.vm_usage.truncate(MAX_REPORTED);
     validate::line(&report.boot_id, "boot_id", 128)?;
     validate::host_spec(&report.spec)?;
+    let absurd = |error: Unbelievable| {
+        AppError::invalid("usage", error.to_string(), "report what was measured")
+    };
+    report.usage.check().map_err(absurd)?;
+    report.vm_usage.iter().try_for_each(VmUsage::check).map_err(absurd)?;
     for vm in &mut report.vms {
         if let Some(message) = &mut vm.message
             && message.len() > MAX_MESSAGE_CHARS

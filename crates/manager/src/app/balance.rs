@@ -11,7 +11,7 @@ use plimsoll_model::{HostId, Name, Role, Timestamp, VmId};
 use crate::{
     app::{AppError, Caller},
     core::{Core, State},
-    reconcile::balance::{Shown, load_of},
+    reconcile::balance::{Shown, load_of, signals},
 };
 
 /// How balanced the cluster is, with the last plan.
@@ -53,10 +53,14 @@ fn view(core: &Core) -> BalanceView {
     };
     let hosts = state.hosts.values().map(|record| {
         let (cpu, memory) = load_of(core, record);
+        let rates = signals::shares_of(core, &state, record);
         HostLoad {
             host: record.host.name.clone(),
             cpu_percent: percent_of(cpu),
             memory_percent: percent_of(memory),
+            cpu_wait_percent: rates.cpu_wait.map(percent_of),
+            disk_percent: rates.disk.map(percent_of),
+            network_percent: rates.network.map(percent_of),
             hot: hot(record.host.id),
         }
     });
@@ -65,8 +69,24 @@ fn view(core: &Core) -> BalanceView {
         hosts: hosts.collect(),
         moves_running: u32::try_from(state.migrating.len()).unwrap_or(u32::MAX),
         moves_begun: begun,
-        plan: plan.map(|(at, plan)| plan_view(&state, at, &plan)),
+        plan: plan.map(|(at, plan)| {
+            let mut view = plan_view(&state, at, &plan);
+            view.left.extend(own_limits(core, &state));
+            view
+        }),
     }
+}
+
+/// VMs that would use more CPU than they are left: nobody is moved for that.
+fn own_limits(core: &Core, state: &State) -> Vec<String> {
+    let held = signals::held_back(core, state);
+    let said = held.into_iter().map(|(vm, cpu)| {
+        format!(
+            "{}: its own limit holds back {cpu} cores: that is no reason to move it",
+            vm_name(state, vm)
+        )
+    });
+    said.collect()
 }
 
 fn percent_of(share: f64) -> f64 {
@@ -155,6 +175,10 @@ fn forecast(
         cpu_after_percent: after.cpu.map(percent),
         memory_before_percent: before.memory.map(percent),
         memory_after_percent: after.memory.map(percent),
+        disk_before_percent: before.disk.map(percent),
+        disk_after_percent: after.disk.map(percent),
+        network_before_percent: before.network.map(percent),
+        network_after_percent: after.network.map(percent),
     })
 }
 

@@ -11,6 +11,7 @@ use plimsoll_model::{
 use super::rig::{Rig, cordon, name, request, resources, spec};
 use crate::app::{self, AppError};
 
+mod balance;
 mod chaos;
 mod draining;
 mod durable;

@@ -10,8 +10,12 @@
 //! them; each of its moves is decided again in the transaction that begins it. Only steps that wait for
 //! no other are begun: when they are over, what is left is planned anew.
 //!
+//! [`signals`] has what else is made of reports.
+//!
 //! A resize is a deflation, or its end: what is promised stays promised. One that a user has asked for
 //! is never touched.
+
+pub(crate) mod signals;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,14 +30,15 @@ use plimsoll_api::{
     v1::{BalanceMode, BalanceSettings, MigrationCause},
 };
 use plimsoll_balance::{
-    Action, Balancer, Fixed, GuestWord, Latency, Permille, Plan, Settings, Situation, Usage,
-    VmSample, VmState,
+    Action, Balancer, Fixed, GuestWord, Latency, Permille, Plan, Settings, Situation, VmSample,
+    VmState,
 };
 use plimsoll_model::{
     Amount, Bytes, BytesPerSecond, Deflation, DiskLocation, Elasticity, EventKind, HostId,
     HostPhase, Level, MilliCores, Severity, Timestamp, VmId, VmPhase,
 };
 
+use self::signals::HostSum;
 use crate::{
     admission::migrate::{self, Wish},
     app::AppError,
@@ -230,15 +235,16 @@ impl Known {
             if record.host.phase != HostPhase::Up {
                 continue;
             }
-            let (received, usage) = core
-                .telemetry()
-                .with(*host, |telemetry| (telemetry.received, telemetry.vm_usage.clone()));
+            let (received, rates, usage) = core.telemetry().with(*host, |telemetry| {
+                (telemetry.received, telemetry.usage.rates, telemetry.vm_usage.clone())
+            });
             if self.received.insert(*host, received) == Some(received) {
                 continue;
             }
             news = true;
-            let used = self.observe_vms(core, state, *host, &usage, now);
-            self.balancer.observe_host(now, *host, &record.host.spec.capacity, &used);
+            let used = self.observe_vms(core, state, *host, &usage, now).with(&rates);
+            let has = signals::known(&record.host.spec.capacity, &rates);
+            self.balancer.observe_host(now, *host, &has, &used);
         }
         let vms = &state.vms;
         self.balancer.retain(|host| state.hosts.contains_key(&host), |vm| vms.contains_key(&vm));
@@ -268,8 +274,8 @@ impl Known {
         host: HostId,
         usage: &[VmUsage],
         now: Duration,
-    ) -> Usage {
-        let (mut cpu, mut memory) = (MilliCores(0), Bytes(0));
+    ) -> HostSum {
+        let mut sum = HostSum::nothing();
         let mut seen = BTreeSet::new();
         for used in usage {
             let Some(record) = state.vm(used.vm).filter(|vm| vm.host() == Some(host)) else {
@@ -278,20 +284,14 @@ impl Known {
             if !seen.insert(used.vm) {
                 continue;
             }
-            cpu = cpu.saturating_add(used.cpu);
-            memory = memory.saturating_add(used.memory);
-            let sample = VmSample {
-                usage: Usage {
-                    cpu_used: Some(used.cpu),
-                    memory_used: Some(used.memory),
-                    ..Usage::default()
-                },
-                guest: guest_word(core, host, used.vm),
-                memory_written: None,
-            };
-            self.balancer.observe_vm(now, used.vm, has(record), &sample);
+            let has = has(record);
+            let usage = signals::of_vm(used, has, record.migration.is_some());
+            sum.add(&usage, &used.rates);
+            let guest = guest_word(core, host, used.vm);
+            let sample = VmSample { usage, guest, memory_written: None };
+            self.balancer.observe_vm(now, used.vm, has, &sample);
         }
-        Usage { cpu_used: Some(cpu), memory_used: Some(memory), ..Usage::default() }
+        sum
     }
 
     fn asked(&self, core: &Core, state: &Arc<State>, now: Duration) -> Asked {
@@ -347,7 +347,7 @@ impl Known {
 }
 
 /// What a VM can use now: what it is promised, less what is taken from it.
-fn has(record: &VmRecord) -> Amount {
+pub(crate) fn has(record: &VmRecord) -> Amount {
     let promised = &record.vm.spec.resources;
     let Some(deflation) = &record.vm.deflation else {
         return Amount { memory: promised.memory, cpu: promised.cpu };
@@ -371,11 +371,12 @@ fn guest_word(core: &Core, host: HostId, vm: VmId) -> GuestWord {
         seen: Duration::from_micros(latency.seen_us),
         objective: Duration::from_micros(latency.objective_us),
     });
-    GuestWord {
+    let word = GuestWord {
         memory_available: Some(Bytes(facts.memory.available_bytes)),
         latency,
         ..GuestWord::default()
-    }
+    };
+    facts.pressure.map_or(word, |stalls| signals::stalls(word, stalls.cpu, stalls.memory))
 }
 
 fn begin_move(txn: &mut Txn<'_>, vm: VmId, to: HostId) -> Result<(), AppError> {

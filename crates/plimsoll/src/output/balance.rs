@@ -2,7 +2,7 @@
 
 use plimsoll_api::v1::{BalanceAction, BalancePlan, BalanceStep, BalanceView};
 
-use super::{Output, Tone};
+use super::{Output, Tone, or_dash};
 
 /// Hosts, then the plan.
 pub(crate) fn view(output: &Output, view: &BalanceView) -> String {
@@ -12,13 +12,18 @@ pub(crate) fn view(output: &Output, view: &BalanceView) -> String {
         ("threshold", format!("{} %", settings.threshold_percent)),
         ("moves", format!("{} at present, {} begun", view.moves_running, view.moves_begun)),
     ]);
-    let mut table = output.table(&["HOST", "CPU", "MEMORY", ""]);
+    let mut table = output.table(&["HOST", "CPU", "WAITS", "MEMORY", "DISK", "NETWORK", ""]);
+    let percent = |share: f64| format!("{share:.1} %");
+    let measured = |share: Option<f64>| or_dash(share.map(percent));
     for host in &view.hosts {
         let (tone, word) = if host.hot { (Tone::Bad, "hot") } else { (Tone::Plain, "") };
         table.add_row([
             output.cell(&host.host, Tone::Plain),
-            output.cell(format!("{:.1} %", host.cpu_percent), tone),
-            output.cell(format!("{:.1} %", host.memory_percent), Tone::Plain),
+            output.cell(percent(host.cpu_percent), tone),
+            output.cell(measured(host.cpu_wait_percent), Tone::Plain),
+            output.cell(percent(host.memory_percent), Tone::Plain),
+            output.cell(measured(host.disk_percent), Tone::Plain),
+            output.cell(measured(host.network_percent), Tone::Plain),
             output.cell(word, tone),
         ]);
     }
@@ -62,8 +67,14 @@ fn sentence(step: &BalanceStep) -> String {
     };
     let mut text = format!("{what}: {}", step.reason);
     for host in &step.hosts {
-        if let (Some(before), Some(after)) = (host.cpu_before_percent, host.cpu_after_percent) {
-            text.push_str(&format!("; cpu of {} {before:.1} -> {after:.1} %", host.host));
+        for (what, before, after) in [
+            ("cpu", host.cpu_before_percent, host.cpu_after_percent),
+            ("disk", host.disk_before_percent, host.disk_after_percent),
+            ("network", host.network_before_percent, host.network_after_percent),
+        ] {
+            if let (Some(before), Some(after)) = (before, after) {
+                text.push_str(&format!("; {what} of {} {before:.1} -> {after:.1} %", host.host));
+            }
         }
     }
     if step.bytes.get() > 0 {
@@ -90,6 +101,9 @@ mod tests {
             host: host(name),
             cpu_percent,
             memory_percent: 20.0,
+            cpu_wait_percent: Some(1.5),
+            disk_percent: None,
+            network_percent: Some(40.0),
             hot,
         };
         let forecast = |name: &str, before, after| HostForecast {
@@ -98,6 +112,10 @@ mod tests {
             cpu_after_percent: Some(after),
             memory_before_percent: None,
             memory_after_percent: None,
+            disk_before_percent: None,
+            disk_after_percent: None,
+            network_before_percent: Some(40.0),
+            network_after_percent: Some(30.0),
         };
         let shown = BalanceView {
             settings: BalanceSettings { mode: BalanceMode::Advise, ..BalanceSettings::default() },

@@ -12,7 +12,7 @@ use plimsoll_model::{
 };
 
 use super::{
-    Output, Tone, age, instant, or_dash, tame,
+    Output, Tone, age, instant, or_dash, rates, tame,
     vm::{resources, rounded},
 };
 
@@ -164,6 +164,7 @@ pub(crate) fn host(output: &Output, host: &HostView, now: Timestamp) -> String {
         }
         let swap = format!("{}, {} free", usage.swap, usage.swap_free);
         facts.push(("swap", if usage.swap.get() == 0 { "none".to_owned() } else { swap }));
+        facts.extend(rates::of_host(&usage.rates).map(|text| ("each second", text)));
     }
     facts.extend([
         (

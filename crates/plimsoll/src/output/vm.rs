@@ -8,7 +8,7 @@ use plimsoll_api::deduplication::VmDeduplication;
 use plimsoll_api::v1::{BookingView, Reservation, ReservationState, VmView};
 use plimsoll_model::{Amount, Bytes, Deflation, Element, Level, Power, Resources, VmPhase};
 
-use super::{Output, Tone, age, instant, migration, or_dash, tame};
+use super::{Output, Tone, age, instant, migration, or_dash, rates, tame};
 
 /// What a phase means at a glance.
 const fn tone(phase: VmPhase) -> Tone {
@@ -155,6 +155,9 @@ pub(crate) fn show(output: &Output, vm: &VmView, now: Timestamp) -> String {
     facts.push(("restarts", vm.restarts.to_string()));
     facts
         .push(("created", format!("{} ({} ago)", instant(vm.created_at), age(vm.created_at, now))));
+    if let Some(usage) = &vm.usage {
+        facts.push(("in use", rates::of_vm(usage)));
+    }
     let limits = limits(vm);
     if !limits.is_empty() {
         facts.push(("limits now", limits));

@@ -7,9 +7,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use plimsoll_api::cluster::VmRates;
+use plimsoll_model::VmId;
+
+use super::counters::{Counters, Taps};
 use crate::kernel_fields::memory_field;
+use crate::limits::CpuGroups;
+use crate::net::taps;
 use crate::pageout::guest_resident;
-use crate::telemetry::TICKS_PER_SECOND;
 
 /// How long what QEMU holds for itself is believed to be the same.
 const BELIEVED: Duration = Duration::from_secs(60);
@@ -23,6 +28,8 @@ pub(super) struct Held {
     pub(super) overhead: u64,
     /// CPU time since the last look, in thousandths of a core.
     pub(super) cpu: u64,
+    /// What it did since then, each second.
+    pub(super) rates: VmRates,
 }
 
 /// Measures processes, again and again.
@@ -30,20 +37,28 @@ pub(super) struct Held {
 pub(super) struct Gauge {
     /// What each holds of its own, and when that was found out.
     own: BTreeMap<u32, (u64, Instant)>,
-    /// The CPU time of each, in ticks, and when it was that.
-    ticks: BTreeMap<u32, (u64, Instant)>,
+    /// What was counted of each, and when.
+    counted: BTreeMap<u32, (Counters, Instant)>,
 }
 
 impl Gauge {
-    /// Measures what processes hold; those that are gone are left out. Blocks.
-    pub(super) fn measured(mut self, processes: Vec<u32>) -> (Self, BTreeMap<u32, Held>) {
+    /// Measures what the processes of VMs hold and do; those that are gone are left out. `groups`
+    /// has what limits their CPU. Blocks.
+    pub(super) fn measured(
+        mut self,
+        processes: &[(VmId, u32)],
+        groups: Option<&CpuGroups>,
+    ) -> (Self, BTreeMap<u32, Held>) {
         let now = Instant::now();
-        self.own.retain(|process, _| processes.contains(process));
-        self.ticks.retain(|process, _| processes.contains(process));
+        let runs = |process: &u32| processes.iter().any(|(_, known)| known == process);
+        self.own.retain(|process, _| runs(process));
+        self.counted.retain(|process, _| runs(process));
+        let taps = taps().ok();
         let mut sizes = BTreeMap::new();
-        for process in processes {
-            if let Some(held) = self.measure(process, now) {
-                sizes.insert(process, held);
+        for (vm, process) in processes {
+            if let Some(mut held) = self.measure(*process, now) {
+                self.count(*vm, *process, groups, taps.as_ref(), &mut held);
+                sizes.insert(*process, held);
             }
         }
         (self, sizes)
@@ -63,23 +78,24 @@ impl Gauge {
             }
         };
         let overhead = own.min(all);
-        let cpu = self.cpu(process, now).unwrap_or(0);
-        Some(Held { resident: all - overhead, overhead, cpu })
+        Some(Held { resident: all - overhead, overhead, ..Held::default() })
     }
 
-    fn cpu(&mut self, process: u32, now: Instant) -> Option<u64> {
-        let ticks = process_ticks(&fs_err::read_to_string(format!("/proc/{process}/stat")).ok()?)?;
-        let (before, then) = self.ticks.insert(process, (ticks, now))?;
-        let millis = u64::try_from(now.duration_since(then).as_millis()).ok()?.max(1);
-        Some(ticks.saturating_sub(before).saturating_mul(1_000_000 / TICKS_PER_SECOND) / millis)
+    fn count(
+        &mut self,
+        vm: VmId,
+        process: u32,
+        groups: Option<&CpuGroups>,
+        taps: Option<&Taps>,
+        held: &mut Held,
+    ) {
+        let (is, now) = (Counters::read(vm, process, groups, taps), Instant::now());
+        if let Some((was, then)) = self.counted.get(&process) {
+            let (cpu, rates) = is.since(was, now.duration_since(*then));
+            (held.cpu, held.rates) = (cpu.unwrap_or_default().get(), rates);
+        }
+        self.counted.insert(process, (is, now));
     }
-}
-
-/// User and system time in a process's `stat`. Its name, in brackets, may hold anything.
-fn process_ticks(stat: &str) -> Option<u64> {
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-    user.checked_add(system)
 }
 
 #[cfg(test)]
@@ -87,26 +103,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_of_a_process_is_read_whatever_it_is_called() {
-        let stat = "42 (a) R 1 (x) S 1 2 3 4 5 6 7 8 9 10 30 12 0 0 20 0";
-        assert_eq!(process_ticks(stat), Some(42));
-        for text in ["", "1 (a", "1 (a) S 1 2", "1 (a) S 1 2 3 4 5 6 7 8 9 10 x y"] {
-            assert_eq!(process_ticks(text), None, "{text}");
-        }
-    }
-
-    #[test]
     fn this_process_is_measured_and_one_that_is_gone_is_left_out() {
-        let own = std::process::id();
-        let (gauge, sizes) = Gauge::default().measured(vec![own, u32::MAX]);
+        let (own, vm) = (std::process::id(), |number| VmId(uuid::Uuid::from_u128(number)));
+        let (gauge, sizes) = Gauge::default().measured(&[(vm(1), own), (vm(2), u32::MAX)], None);
         let held = sizes[&own];
         assert!(held.overhead > 0 && sizes.len() == 1, "{sizes:?}");
         // What comes after the walk counts as the guest's.
         let ballast = vec![1_u8; 64 << 20];
-        let (gauge, grown) = gauge.measured(vec![own]);
+        let (gauge, grown) = gauge.measured(&[(vm(1), own)], None);
+        assert_eq!(held.rates, VmRates::default(), "one look tells no rate");
+        assert!(grown[&own].rates.cpu_wait.is_some(), "{grown:?}");
         assert!(grown[&own].resident >= held.resident + (48 << 20), "{grown:?}");
         assert_eq!(ballast.iter().map(|byte| u64::from(*byte)).sum::<u64>(), 64 << 20);
-        let (gauge, none) = gauge.measured(Vec::new());
-        assert!(none.is_empty() && gauge.own.is_empty());
+        let (gauge, none) = gauge.measured(&[], None);
+        assert!(none.is_empty() && gauge.own.is_empty() && gauge.counted.is_empty());
     }
 }

@@ -6,8 +6,8 @@ use std::{
 };
 
 use plimsoll_api::cluster::{
-    AgentReport, DesiredHost, DesiredPresent, DiskOrigin, HostUsage, ObservedPhase, ObservedVm,
-    VmUsage, Wanted,
+    AgentReport, DesiredHost, DesiredPresent, DiskOrigin, HostRates, HostUsage, ObservedPhase,
+    ObservedVm, VmRates, VmUsage, Wanted,
 };
 use plimsoll_model::{Amount, Bytes, HostId, HostSpec, Power, StoragePool, VmId};
 
@@ -44,6 +44,9 @@ pub(crate) struct SimHost {
     pub(crate) highest_generation: u64,
     /// What each of its running VMs uses, by its own word.
     pub(crate) each_uses: Amount,
+    /// What each of them does, and the host itself.
+    pub(crate) each_does: VmRates,
+    pub(crate) does: HostRates,
     pub(crate) swap: Bytes,
 }
 
@@ -61,6 +64,8 @@ impl SimHost {
             vms: BTreeMap::new(),
             highest_generation: 0,
             each_uses: Amount::default(),
+            each_does: VmRates::default(),
+            does: HostRates::default(),
             swap: Bytes::ZERO,
         }
     }
@@ -117,7 +122,7 @@ impl SimHost {
             })
             .collect();
         let Amount { cpu, memory } = self.each_uses;
-        let usage = |vm| VmUsage { vm, cpu, memory, resident: memory };
+        let usage = |vm| VmUsage { vm, cpu, memory, resident: memory, rates: self.each_does };
         let vm_usage = self.running().map(usage).collect();
         AgentReport {
             boot_id: self.boot_id.clone(),
@@ -126,7 +131,7 @@ impl SimHost {
             spec: self.spec.clone(),
             desired_generation: self.desired.generation,
             vms,
-            usage: HostUsage { swap: self.swap, ..HostUsage::default() },
+            usage: HostUsage { swap: self.swap, rates: self.does, ..HostUsage::default() },
             vm_usage,
         }
     }
