@@ -3,7 +3,7 @@
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use plimsoll_api::cluster::{
-    AgentReport, DesiredHost, MemoryState, ObservedPhase, ReportReply, Unbelievable, VmUsage,
+    AgentReport, DesiredHost, HostUsage, MemoryState, ObservedPhase, ReportReply,
 };
 use plimsoll_api::guest::to_printable;
 use plimsoll_api::v1::{BalanceMode, MigrationOutcome};
@@ -169,6 +169,23 @@ fn interval_ms(lease_ms: u64, unreachable_after_ms: u64, hosts: usize) -> u64 {
     (shortest / 4).clamp(100, fresh.clamp(5_000, LONGEST_INTERVAL_MS))
 }
 
+/// What no machine can use counts as not measured. A counter that is wrong must not cost a host its
+/// lease, which renews with the report.
+fn leave_out_the_absurd(report: &mut AgentReport) {
+    let boot_id = &report.boot_id;
+    if let Err(error) = report.usage.check() {
+        tracing::warn!(boot_id, %error, "what a host uses cannot be, and is left out");
+        report.usage = HostUsage::default();
+    }
+    report.vm_usage.retain(|used| match used.check() {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(vm = %used.vm, %error, "what a VM uses cannot be, and is left out");
+            false
+        }
+    });
+}
+
 fn check(report: &mut AgentReport) -> Result<(), AppError> {
     if report.vms.len() > MAX_REPORTED {
         return Err(AppError::invalid(
@@ -180,11 +197,7 @@ fn check(report: &mut AgentReport) -> Result<(), AppError> {
     report.vm_usage.truncate(MAX_REPORTED);
     validate::line(&report.boot_id, "boot_id", 128)?;
     validate::host_spec(&report.spec)?;
-    let absurd = |error: Unbelievable| {
-        AppError::invalid("usage", error.to_string(), "report what was measured")
-    };
-    report.usage.check().map_err(absurd)?;
-    report.vm_usage.iter().try_for_each(VmUsage::check).map_err(absurd)?;
+    leave_out_the_absurd(report);
     for vm in &mut report.vms {
         if let Some(message) = &mut vm.message
             && message.len() > MAX_MESSAGE_CHARS
