@@ -108,7 +108,7 @@ pub(crate) fn over(last: &LastMigration) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use plimsoll_api::{
         migration::{MigrationLimits, MigrationProgress, MigrationStage},
         v1::MigrationCause,
@@ -155,9 +155,9 @@ mod tests {
         assert!(!line.contains('\u{1b}'), "what hosts say is tamed");
     }
 
-    #[test]
-    fn how_far_a_move_is_stands_in_one_line() {
-        let view = MigrationView {
+    /// A move for goldens.
+    pub(crate) fn sample() -> MigrationView {
+        MigrationView {
             id: uuid::Uuid::nil(),
             from: "host-1".parse().unwrap(),
             to: "host-2".parse().unwrap(),
@@ -178,7 +178,11 @@ mod tests {
             copy_disk: false,
             cancelled: true,
             begun_at: "2030-01-01T02:00:00Z".parse().unwrap(),
-        };
-        insta::assert_snapshot!(under_way(&view), @"host-1 to host-2, copying memory, 75 % of 2GiB of memory, writes 10MiB/s, 0.7 s of 1.2 s, predicted downtime 40 ms, to be given up");
+        }
+    }
+
+    #[test]
+    fn how_far_a_move_is_stands_in_one_line() {
+        insta::assert_snapshot!(under_way(&sample()), @"host-1 to host-2, copying memory, 75 % of 2GiB of memory, writes 10MiB/s, 0.7 s of 1.2 s, predicted downtime 40 ms, to be given up");
     }
 }

@@ -29,8 +29,11 @@ fn addresses(vm: &VmView) -> String {
     }
 }
 
-/// What there is to say about where a VM is: the reason, or what is wrong.
+/// What there is to say about where a VM is: where it goes, the reason, or what is wrong.
 fn why(vm: &VmView) -> String {
+    if let Some(migration) = &vm.migration {
+        return format!("moves to {}", migration.to);
+    }
     match (vm.state, &vm.message, &vm.placement_reason) {
         (VmPhase::Running | VmPhase::Stopped, None, Some(reason)) => reason.clone(),
         (_, Some(message), _) => tame(message),
@@ -398,6 +401,12 @@ pub(crate) mod tests {
         waiting.message = Some("no host can hold it: insufficient memory on 3 hosts".to_owned());
         let text = list(&Output::plain(), &[sample("web-1"), waiting], true);
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn a_vm_that_moves_says_where_to() {
+        let moving = VmView { migration: Some(migration::tests::sample()), ..sample("web-1") };
+        assert_eq!(why(&moving), "moves to host-2");
     }
 
     #[test]
